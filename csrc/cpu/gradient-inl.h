@@ -1,0 +1,198 @@
+// Gradients when the weight of each score is known beforehand: E_ji is computed a group of candidates at a time and
+// used at once.
+//   rows:     w_ij = ga_i e^{s_ij - a_i}                        any upstream gradient of negative_lse
+//   columns:  w_ij = ga_i e^{s_ij - a_i} + gc_j e^{s_ij - c_j}  and of column_negative_lse
+//   softplus: w_ij = u_j sigmoid(s_ij), with the value sum_ij u_j softplus(s_ij)
+#pragma once
+#include <memory>
+
+#include "gradients-inl.h"
+
+namespace mi {
+namespace MI_ISA {
+
+// e^{s - a} as 2^(s - reference), the part of a that `reference` cannot hold gone into the factor. a = -inf: nothing to
+// weigh.
+template <class T>
+struct Normalizer {
+  T reference;
+  T factor;
+};
+template <class T>
+MI_INLINE Normalizer<T> normalizer(double lse, double gradient) {
+  const double lse2 = lse * kLog2E;
+  if (lse == -kInfinity) return {std::numeric_limits<T>::max(), T(0)};
+  const T reference = static_cast<T>(lse2);
+  const double rest = lse2 - static_cast<double>(reference);
+  return {reference, static_cast<T>(gradient == 0 ? 0 : gradient * std::exp2(rest == rest ? -rest : 0))};
+}
+
+template <class T>
+struct RowWeights {
+  T* reference;  // [kQueryBlock]; ga_i is folded into the coefficients of the queries
+
+  template <int kRows, int kVectors>
+  inline __attribute__((always_inline)) void apply(const Tile<T, kRows, kVectors>& s, int64_t, int64_t lane,
+                                                   T* out) const {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; v++) {
+      const Vec<T> r = load(reference + lane + v * kLanes<T>);
+#pragma GCC unroll 6
+      for (int row = 0; row < kRows; row++) store(out + row * kQueryBlock + v * kLanes<T>, exp2<T>(s.at[row][v] - r));
+    }
+  }
+};
+
+template <class T>
+struct RowColumnWeights {
+  T *row_reference, *row_factor;              // [kQueryBlock]
+  const T *column_reference, *column_factor;  // [m]
+
+  template <int kRows, int kVectors>
+  inline __attribute__((always_inline)) void apply(const Tile<T, kRows, kVectors>& s, int64_t j, int64_t lane,
+                                                   T* out) const {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; v++) {
+      const Vec<T> r = load(row_reference + lane + v * kLanes<T>), g = load(row_factor + lane + v * kLanes<T>);
+#pragma GCC unroll 6
+      for (int row = 0; row < kRows; row++)
+        store(
+            out + row * kQueryBlock + v * kLanes<T>,
+            g * exp2<T>(s.at[row][v] - r) + column_factor[j + row] * exp2<T>(s.at[row][v] - column_reference[j + row]));
+    }
+  }
+};
+
+template <class T>
+struct SoftplusWeights {
+  T* value;         // [kQueryBlock] running sum of u softplus(s)
+  T* weight;        // [kQueryBlock] running sum of the weights, for the gradient of the bias
+  const T* factor;  // [m] u_j, or null
+
+  template <int kRows, int kVectors>
+  inline __attribute__((always_inline)) void apply(const Tile<T, kRows, kVectors>& s, int64_t j, int64_t lane,
+                                                   T* out) const {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; v++) {
+      Vec<T> value_sum = {}, weight_sum = {};
+#pragma GCC unroll 6
+      for (int row = 0; row < kRows; row++) {
+        const Vec<T> score = s.at[row][v], zero = {};
+        const Vec<T> t = exp2<T>(score > zero ? -score : score);
+        const Vec<T> inverse = T(1) / (t + T(1));
+        const Vec<T> u = broadcast(factor ? factor[j + row] : T(1));
+        const Vec<T> sigmoid = u * (score > zero ? inverse : t * inverse);
+        value_sum += u * (max<T>(score, zero) * T(kLn2) + log1p<T>(t));
+        weight_sum += sigmoid;
+        store(out + row * kQueryBlock + v * kLanes<T>, sigmoid);
+      }
+      const int64_t at = lane + v * kLanes<T>;
+      store(value + at, load(value + at) + value_sum);
+      store(weight + at, load(weight + at) + weight_sum);
+    }
+  }
+};
+
+template <class T, class Weights, int kRows, int kVectors>
+MI_NOINLINE void weight_tile(const BlockScores<T>& scores, const Weights& weights, int64_t j, int64_t vector, T* out) {
+  const auto s = scores.template tile<kRows, kVectors>(j, vector);
+  weights.apply(s, j, vector * kLanes<T>, out + vector * kLanes<T>);
+}
+
+template <class T>
+struct GradientWalk {
+  struct Slot {
+    QueryBlock<T> queries;
+    T* weights = nullptr;                    // E [kGroup][kQueryBlock]
+    T* weighted = nullptr;                   // c x, by chunks
+    T* products = nullptr;                   // [kQueryBlock][width]
+    T* coefficient = nullptr;                // [kQueryBlock] c_i scale
+    T *lane_a = nullptr, *lane_b = nullptr;  // [kQueryBlock] the weights' own state
+  };
+
+  const DotProblem& p;
+  const DotGradients& g;
+  const double* positive_gradient;
+  int slot_count = static_cast<int>(smaller(p.threads, round_up(p.n(), kLanes<T>) / kLanes<T>));
+  int64_t width = padded<T>(p.dim);
+  Candidates<T> candidates = {};
+  CandidateSide<T> side = {};
+  std::unique_ptr<Slot[]> slots{new Slot[slot_count]};
+  std::unique_ptr<CandidateSums<T>[]> candidate_sums{new CandidateSums<T>[slot_count]};
+  double* scale_part = nullptr;  // [n]
+
+  void place(Arena& arena) {
+    candidates.place(p, arena);
+    side.place(p, arena);
+    scale_part = arena.take<double>(p.n());
+    for (int s = 0; s < slot_count; s++) {
+      slots[s].queries.place(p, arena);
+      slots[s].weights = arena.take<T>(kGroup * kQueryBlock);
+      slots[s].weighted = arena.take<T>(kQueryBlock * round_up(width, kChunk));
+      slots[s].products = arena.take<T>(kQueryBlock * width);
+      slots[s].coefficient = arena.take<T>(kQueryBlock);
+      slots[s].lane_a = arena.take<T>(kQueryBlock);
+      slots[s].lane_b = arena.take<T>(kQueryBlock);
+      candidate_sums[s].place(p, g, s, width, arena);
+    }
+  }
+
+  void prepare(int s, bool weights_multiply) {
+    const Range columns = part_of(p.m(), s, slot_count, kCandidateBlock);
+    candidates.fill(p, columns.first, columns.last);
+    side.fill(p, columns.first, columns.last, weights_multiply);
+    slots[s].queries.clear_marks(p);
+    if (g.candidates) std::memset(candidate_sums[s].sums, 0, p.m() * width * sizeof(T));
+  }
+
+  // begin(slot) returns the block's weights and sets its coefficients; after_block and end may fold their sums.
+  template <class Begin, class AfterBlock, class End>
+  void walk(int s, bool weights_add, Begin&& begin, AfterBlock&& after_block, End&& end) {
+    Slot& slot = slots[s];
+    const Range rows = part_of(p.n(), s, slot_count, kLanes<T>);
+    for (int64_t i = rows.first; i < rows.last; i += kQueryBlock) {
+      slot.queries.load(p, i, smaller(kQueryBlock, rows.last - i));
+      const BlockScores<T> scores{p,    candidates, side, slot.queries, static_cast<T>(p.bias * kLog2E),
+                                  T(0), weights_add};
+      const auto weights = begin(slot);
+      if (g.candidates) weigh_queries(slot.queries, slot.coefficient, slot.weighted);
+      std::memset(slot.products, 0, slot.queries.rows * width * sizeof(T));
+      for (int64_t group = 0; group < p.m(); group += kGroup) {
+        const int64_t last = smaller(group + kGroup, p.m());
+        for_score_tiles(
+            slot.queries, group, last,
+            [&](auto tile_rows, auto vectors, int64_t j, int64_t vector) {
+              weight_tile<T, std::decay_t<decltype(weights)>, tile_rows(), vectors()>(
+                  scores, weights, j, vector, slot.weights + (j - group) * kQueryBlock);
+            },
+            [&](int64_t) { after_block(slot); });
+        if (g.queries) add_query_products(slot.weights, candidates, group, last - group, slot.queries, slot.products);
+        if (g.candidates)
+          add_candidate_products(slot.weights, slot.weighted, last - group, slot.queries,
+                                 candidate_sums[s].sums + group * width, width);
+      }
+      if (g.queries) write_queries(slot);
+      end(slot);
+    }
+  }
+
+  void write_queries(const Slot& slot) {
+    for (int64_t b = 0; b < slot.queries.rows; b++) {
+      const int64_t i = slot.queries.first + b;
+      scale_part[i] = write_query_gradient(slot.queries, b, slot.products + b * width,
+                                           static_cast<double>(slot.coefficient[b]) / p.scale, p.scale, p.dim,
+                                           static_cast<T*>(g.queries) + i * p.dim);
+    }
+  }
+
+  void finish(int s) {
+    const Range columns = part_of(p.m(), s, slot_count, kCandidateBlock),
+                rows = part_of(p.n(), s, slot_count, kLanes<T>);
+    if (g.candidates)
+      join_candidate_sums(candidate_sums.get(), slot_count, p.dim, width, columns, static_cast<T*>(g.candidates));
+    add_positive_gradients(p, positive_gradient, g, rows, columns, slots[s].products);
+  }
+};
+
+}  // namespace MI_ISA
+}  // namespace mi

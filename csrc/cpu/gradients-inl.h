@@ -1,0 +1,119 @@
+// What every walk with gradients ends with: partial sums joined, the positives added, scale's gradient.
+#pragma once
+#include "../core/partition.h"
+#include "parallel.h"
+#include "products-inl.h"
+
+namespace mi {
+namespace MI_ISA {
+
+constexpr int64_t kGroup = 384;  // candidates between two products: their E stays in the second cache
+
+// A slot's share of the gradient of the candidates, unscaled: [m][width]. The first slot writes into the result itself
+// where rows need no padding.
+template <class T>
+struct CandidateSums {
+  T* sums = nullptr;
+  double factor = 1;  // what the sums still have to be multiplied with
+
+  void place(const DotProblem& p, const DotGradients& g, int slot, int64_t width, Arena& arena) {
+    if (g.candidates == nullptr) return;
+    sums = slot == 0 && width == p.dim ? static_cast<T*>(g.candidates) : arena.take<T>(p.m() * width);
+  }
+};
+
+// dL/dy_j for j in range: slots added in order.
+template <class T>
+MI_INLINE void join_candidate_sums(const CandidateSums<T>* slots, int slot_count, int64_t dim, int64_t width,
+                                   Range range, T* out) {
+  for (int64_t j = range.first; j < range.last; j++)
+    for (int64_t k = 0; k < dim; k++) {
+      T sum = static_cast<T>(slots[0].factor) * slots[0].sums[j * width + k];
+      for (int s = 1; s < slot_count; s++) sum += static_cast<T>(slots[s].factor) * slots[s].sums[j * width + k];
+      out[j * dim + k] = sum;
+    }
+}
+
+// dx_i = c_i scale sum_j E_ji y_j, and this row's part of dscale, <x_i, dx_i> / scale.
+template <class T>
+MI_INLINE double write_query_gradient(const QueryBlock<T>& queries, int64_t i, const T* products, double coefficient,
+                                      double scale, int64_t dim, T* out) {
+  const T factor = static_cast<T>(coefficient * scale);
+  const T* x = queries.natural + i * queries.width;
+  Vec<T> inner = {};
+  for (int64_t k = 0; k < queries.width; k += kLanes<T>) inner += load(x + k) * load(products + k);
+  if (out)
+    for (int64_t k = 0; k < dim; k++) out[k] = factor * products[k];
+  const double sum = horizontal_sum<T>(inner);
+  return coefficient == 0 ? 0 : coefficient * sum;
+}
+
+// The positives, s_{i,t(i)} = scale <x_i, y_t(i)> with dL/ds = g_i: dx_i += g_i scale y_t(i), dy_t(i) += g_i scale x_i.
+template <class T>
+MI_INLINE void add_positive_gradients(const DotProblem& p, const double* gradient, const DotGradients& g, Range rows,
+                                      Range columns, T* scratch) {
+  const int64_t* target = p.exclusions.target;
+  if (target == nullptr || gradient == nullptr) return;
+  if (g.queries)
+    for (int64_t i = rows.first; i < rows.last; i++) {
+      const T factor = static_cast<T>(gradient[i] * p.scale);
+      T* out = static_cast<T*>(g.queries) + i * p.dim;
+      convert(scratch, p.candidates, p.dtype, target[i], 0, p.dim);
+      for (int64_t k = 0; k < p.dim; k++) out[k] += factor * scratch[k];
+    }
+  if (g.candidates)
+    for (int64_t i = 0; i < p.n(); i++) {
+      if (target[i] < columns.first || target[i] >= columns.last) continue;
+      const T factor = static_cast<T>(gradient[i] * p.scale);
+      T* out = static_cast<T*>(g.candidates) + target[i] * p.dim;
+      convert(scratch, p.queries, p.dtype, i, 0, p.dim);
+      for (int64_t k = 0; k < p.dim; k++) out[k] += factor * scratch[k];
+    }
+}
+
+// dL/dscale = sum over rows of the negatives' part + g_i z_i / scale.
+MI_INLINE double scale_gradient(const DotProblem& p, const double* negatives_part, const double* positive_gradient,
+                                const double* positive) {
+  double sum = 0;
+  for (int64_t i = 0; i < p.n(); i++) {
+    sum += negatives_part[i];
+    if (p.exclusions.target && positive_gradient && positive_gradient[i] != 0)
+      sum += positive_gradient[i] * (positive[i] - p.bias) / p.scale;
+  }
+  return sum;
+}
+
+// log sum_i e^{R_i} over all rows, in nats.
+MI_INLINE double global_log_partition(int64_t n, const double* positive, const double* negative_lse,
+                                      const PartitionWeights& w) {
+  LogSumExp2 total;
+  bool nan = false;
+  for (int64_t i = 0; i < n; i++) {
+    const double row = row_log_partition(positive ? positive[i] : -kInfinity, negative_lse[i], w);
+    nan |= row != row;
+    if (row > -kInfinity) total = merge(total, {row * kLog2E, 1});
+  }
+  return nan ? kInfinity - kInfinity : log2_value(total) * kLn2;
+}
+
+// dL/da_i and dL/dz_i of the loss that `w` describes: the sum of row cross-entropies, or the global log-partition T.
+MI_INLINE void partition_gradients(int64_t n, const double* positive, const double* negative_lse,
+                                   const PartitionWeights& w, double* row_weight, double* positive_gradient) {
+  const bool global = w.partition == Partition::kGlobal;
+  const double total = global ? global_log_partition(n, positive, negative_lse, w) : 0;
+  for (int64_t i = 0; i < n; i++) {
+    const double z = positive ? positive[i] : -kInfinity;
+    if (!global) {
+      row_weight[i] = negative_probability(z, negative_lse[i], w);
+      positive_gradient[i] = -row_weight[i];
+    } else if (total == -kInfinity) {
+      row_weight[i] = positive_gradient[i] = 0;
+    } else {
+      row_weight[i] = std::exp(negative_lse[i] + w.negative_log_weight - total);
+      positive_gradient[i] = std::exp(z + w.positive_log_weight - total);
+    }
+  }
+}
+
+}  // namespace MI_ISA
+}  // namespace mi

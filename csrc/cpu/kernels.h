@@ -1,0 +1,25 @@
+// What the operators may call on the CPU: one table of functions per instruction set.
+#pragma once
+#include "../core/params.h"
+
+namespace mi {
+
+struct CpuKernels {
+  const char* isa;
+  // Log-sum-exps of rows and, where asked for, columns; positives where there are targets.
+  void (*dot_statistics)(const DotProblem&, const DotStatistics&);
+  // Statistics and gradients of sum_i -log p_i, or of the global log-partition. positive_gradient [n]: dL/dz_i.
+  void (*dot_fused)(const DotProblem&, const PartitionWeights&, const double* external_positive, const DotStatistics&,
+                    const DotGradients&, double* positive_gradient);
+  // Gradients for any upstream gradient of the statistics.
+  void (*dot_gradient)(const DotProblem&, const UpstreamGradients&, const double* positive, const DotGradients&);
+  // value = sum over negatives of e^{v_j} softplus(s_ij), its gradients, and the positives.
+  void (*dot_softplus_sum)(const DotProblem&, double* positive, double* value, const DotGradients&);
+};
+
+const CpuKernels& cpu_kernels();  // of the instruction set in use
+const char* cpu_isa();
+bool set_cpu_isa(const char* name);     // false: unknown here, or this machine has not got it
+int cpu_isa_names(const char** names);  // the ones this machine can run, worst first; returns how many
+
+}  // namespace mi

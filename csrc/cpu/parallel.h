@@ -1,0 +1,28 @@
+// Work is cut into slots, one a thread. Which rows a slot owns depends on the number of slots alone, and partial
+// results are added in slot order, so a result depends on the thread count but not on which thread came first.
+#pragma once
+#include <omp.h>
+
+#include <cstdint>
+
+namespace mi {
+
+template <class Body>
+static inline void for_slots(int slots, Body&& body) {
+#pragma omp parallel num_threads(slots)
+  for (int slot = omp_get_thread_num(); slot < slots; slot += omp_get_num_threads()) body(slot);
+}
+
+struct Range {
+  int64_t first, last;
+  int64_t size() const { return last - first; }
+};
+
+// Part `slot` of `count` items, cut at multiples of `unit`.
+static inline Range part_of(int64_t count, int slot, int slots, int64_t unit) {
+  const int64_t units = (count + unit - 1) / unit;
+  const int64_t first = units * slot / slots * unit, last = units * (slot + 1) / slots * unit;
+  return {first < count ? first : count, last < count ? last : count};
+}
+
+}  // namespace mi

@@ -1,0 +1,138 @@
+// Verbs on vectors of one register, templated on the element; the width comes with the instruction set's flags.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "../core/macros.h"
+#include "../core/polynomials.h"
+
+#define MI_INLINE static inline __attribute__((always_inline))
+#define MI_NOINLINE static __attribute__((noinline))
+
+namespace mi {
+namespace MI_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kVectorsWide = 4;  // a 6 x 4 tile leaves 8 of 32 registers to operands
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kVectorsWide = 2;  // 6 x 2 of 16 registers
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16;
+constexpr int kVectorsWide = 4;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kVectorsWide = 2;
+#endif
+constexpr int kRowsHigh = 6;
+
+template <class T>
+struct VecOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+  typedef T unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+};
+template <class T>
+using Vec = typename VecOf<T>::type;
+template <class T>
+constexpr int kLanes = kVectorBytes / sizeof(T);
+template <class T>
+using IntOf = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+template <class T>
+MI_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename VecOf<T>::unaligned*>(p);
+}
+template <class T>
+MI_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename VecOf<T>::unaligned*>(p) = v;
+}
+template <class T>
+MI_INLINE Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+// NaN in b is kept, NaN in a is dropped.
+template <class T>
+MI_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
+  return a > b ? a : b;
+}
+
+template <class T>
+MI_INLINE bool any_greater(Vec<T> a, Vec<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ) != 0;
+  if constexpr (sizeof(T) == 8) return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GT_OQ) != 0;
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return _mm256_movemask_ps((__m256)(a > b)) != 0;
+  if constexpr (sizeof(T) == 8) return _mm256_movemask_pd((__m256d)(a > b)) != 0;
+#else
+  Vec<IntOf<T> > greater = a > b;
+  IntOf<T> any = 0;
+  for (int lane = 0; lane < kLanes<T>; lane++) any |= greater[lane];
+  return any != 0;
+#endif
+}
+
+template <class T>
+MI_INLINE double horizontal_sum(Vec<T> v) {
+  double sum = 0;
+  for (int lane = 0; lane < kLanes<T>; lane++) sum += v[lane];
+  return sum;
+}
+
+template <class T>
+MI_INLINE Vec<T> exp2_polynomial(Vec<T> fraction) {
+  Vec<T> p = broadcast(Exp2Polynomial<T>::kCoefficients[0]);
+#pragma GCC unroll 16
+  for (int k = 1; k < Exp2Polynomial<T>::kTerms; k++) p = p * fraction + Exp2Polynomial<T>::kCoefficients[k];
+  return p;
+}
+
+// 2^s; exactly 0 at -inf, inf at inf, NaN at NaN. Subnormal results may come out as 0.
+template <class T>
+MI_INLINE Vec<T> exp2(Vec<T> s) {
+#if defined(__AVX512F__)
+  // max keeps the fraction finite at s = +-inf (inf - inf); scalef then takes the limit, and NaN, from the integer
+  // part.
+  if constexpr (sizeof(T) == 4) {
+    const __m512 integer = _mm512_roundscale_ps((__m512)s, 8);
+    const __m512 fraction = _mm512_max_ps(_mm512_sub_ps((__m512)s, integer), _mm512_set1_ps(-0.5f));
+    return (Vec<T>)_mm512_scalef_ps((__m512)exp2_polynomial<T>((Vec<T>)fraction), integer);
+  } else {
+    const __m512d integer = _mm512_roundscale_pd((__m512d)s, 8);
+    const __m512d fraction = _mm512_max_pd(_mm512_sub_pd((__m512d)s, integer), _mm512_set1_pd(-0.5));
+    return (Vec<T>)_mm512_scalef_pd((__m512d)exp2_polynomial<T>((Vec<T>)fraction), integer);
+  }
+#else
+  // Adding 1.5 * 2^mantissa rounds to an integer and leaves it in the low bits. Both clamps pass NaN on.
+  constexpr int kMantissa = std::numeric_limits<T>::digits - 1;
+  constexpr T kBias = std::numeric_limits<T>::max_exponent - 1;
+  const T round = T(3) * (IntOf<T>(1) << (kMantissa - 1));
+  const Vec<T> low = broadcast<T>(-kBias), high = broadcast<T>(kBias + 1);
+  s = s < low ? low : s;
+  s = s > high ? high : s;
+  const Vec<T> shifted = s + round;
+  const Vec<T> fraction = s - (shifted - round);
+  const Vec<IntOf<T> > exponent = ((Vec<IntOf<T> >)shifted + IntOf<T>(kBias)) << kMantissa;
+  return exp2_polynomial<T>(fraction) * (Vec<T>)exponent;
+#endif
+}
+
+// log(1 + t) for t in [0, 1], relative error of a few ulp down to the smallest t.
+template <class T>
+MI_INLINE Vec<T> log1p(Vec<T> t) {
+  const Vec<T> z = t / (t + T(2)), z2 = z * z;
+  Vec<T> p = broadcast(T(1) / T(2 * kLog1pTerms<T> - 1));
+#pragma GCC unroll 20
+  for (int k = kLog1pTerms<T> - 2; k >= 0; k--) p = p * z2 + T(1) / T(2 * k + 1);
+  return T(2) * z * p;
+}
+
+}  // namespace MI_ISA
+}  // namespace mi

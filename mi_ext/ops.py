@@ -1,0 +1,209 @@
+"""The operators of the compiled extension, each as a differentiable function: the only user of `torch.ops.mi_ext`.
+
+    s_ij = scale · <x_i, y_j>     x [n, d] queries, y [m, d] candidates; no n×m array exists at any time
+
+`exclusions` = (target [n], x_label [n], y_label [m], candidate_log_weight v [m]), each None or a tensor, as in
+`mi_ext.reference`, whose functions have the same signatures and are the truth these are tested against.
+
+Statistics are float64. Two ways lead to a gradient: *fused*, where the loss is known beforehand (one walk over the scores
+gives value and gradient), and *recomputed*, for any upstream gradient of the statistics (a second walk). Both give the same
+numbers. A second derivative is an error: use `DenseScores` where one is needed.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import _C  # noqa: F401  registers torch.ops.mi_ext
+from .log_domain import log_add_exp, log_sum_exp
+from .reference import Exclusion
+
+_raw = torch.ops.mi_ext
+
+
+def dot_statistics(x, y, scale, exclusions: Exclusion, columns: bool = False):
+    """(positive [n] or None, negative_lse [n], column_negative_lse [m] or None), differentiable in x, y, scale and v.
+
+    negative_lse_i = log Σ_{j ∈ N_i} exp(s_ij + v_j);  column_negative_lse_j the same down column j, where `columns` asks for it.
+    """
+    positive, lse, column_lse = _DotStatistics.apply(x, y, _double(scale, x), *_as_raw(exclusions), columns)
+    return (None if exclusions[0] is None else positive), lse, (column_lse if columns else None)
+
+
+def dot_cross_entropy_sum(x, y, scale, exclusions: Exclusion, external_positive, a: float, b: float) -> Tensor:
+    """Σ_i [a + softplus(b + negative_lse_i − p_i − a)]; for a = −inf Σ_i [b + negative_lse_i − p_i].
+
+    p_i is the score with target_i, or external_positive [n] (float64) where there is no target.
+    """
+    if _fusible(x, y, scale, exclusions, external_positive):
+        arguments = (*_as_raw(exclusions), external_positive, a, b, False, y.requires_grad)
+        return _DotFused.apply(x, y, _double(scale, x), *arguments)[0]
+    positive, lse, _ = dot_statistics(x, y, scale, exclusions)
+    return _cross_entropy_sum(external_positive if positive is None else positive, lse, a, b)
+
+
+def dot_log_partition(x, y, scale, exclusions: Exclusion, external_positive, a: float, b: float):
+    """(T, positive [n] or None), T = log Σ_i (e^{p_i + a} + e^{negative_lse_i + b}); both differentiable."""
+    if _fusible(x, y, scale, exclusions, external_positive):
+        arguments = (*_as_raw(exclusions), external_positive, a, b, True, y.requires_grad)
+        total, positive = _DotFused.apply(x, y, _double(scale, x), *arguments)[:2]
+        return total, (None if exclusions[0] is None else positive)
+    positive, lse, _ = dot_statistics(x, y, scale, exclusions)
+    return _log_partition(external_positive if positive is None else positive, lse, a, b), positive
+
+
+def dot_softplus_sum(x, y, scale, bias, exclusions: Exclusion):
+    """(Σ over negatives of e^{v_j} softplus(s_ij + bias), positive including the bias or None); differentiable but in v."""
+    if exclusions[3] is not None and exclusions[3].requires_grad:
+        raise ValueError("candidate_log_weight: a softplus sum has no gradient for it; pass candidate_log_weight.detach()")
+    scale, bias = _double(scale, x), _double(bias, x)
+    query_gradient = torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad or bias.requires_grad)
+    candidate_gradient = torch.is_grad_enabled() and y.requires_grad
+    arguments = (*_as_raw(exclusions), query_gradient, candidate_gradient)
+    value, positive, *_ = _DotSoftplusSum.apply(x, y, scale, bias, *arguments)
+    return value, (None if exclusions[0] is None else positive)
+
+
+def dot_clipped_log_partition(x, y, scale, bias, exclusions: Exclusion, tau: float) -> Tensor:
+    """log Σ over negatives of exp(v_j + clamp(s_ij + bias, −tau, tau)), without a gradient."""
+    with torch.no_grad():
+        return log_sum_exp(_raw.dot_clipped_lse(x, y, _double(scale, x), _double(bias, x), *_as_raw(exclusions), tau))
+
+
+def _double(value, like: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(torch.float64)
+    return torch.full((), value, dtype=torch.float64, device=like.device)
+
+
+def _as_raw(exclusions: Exclusion) -> Exclusion:
+    target, x_label, y_label, log_weight = exclusions
+    return target, x_label, y_label, None if log_weight is None else log_weight.to(torch.float64)
+
+
+def _fusible(x, y, scale, exclusions, external_positive) -> bool:
+    """A gradient is asked for, and of nothing that only the recomputed way knows."""
+    asked = (x, y, scale, external_positive)
+    wanted = any(isinstance(t, Tensor) and t.requires_grad for t in asked)
+    log_weight = exclusions[3]
+    return torch.is_grad_enabled() and wanted and not (log_weight is not None and log_weight.requires_grad)
+
+
+def _cross_entropy_sum(positive: Tensor, lse: Tensor, a: float, b: float) -> Tensor:
+    excess = b + lse - positive
+    return (excess if a == -math.inf else log_add_exp(torch.full_like(excess, a), excess)).sum()
+
+
+def _log_partition(positive: Tensor, lse: Tensor, a: float, b: float) -> Tensor:
+    return log_sum_exp(b + lse if a == -math.inf else log_add_exp(positive + a, b + lse))
+
+
+def _scaled(gradient: Tensor, upstream: Tensor, like: Tensor) -> Tensor | None:
+    """A kept gradient times the upstream one, in the dtype of its input: never rounded to 16 bits before."""
+    return (gradient * upstream.to(gradient.dtype)).to(like.dtype) if gradient.shape == like.shape else None
+
+
+class _DotStatistics(torch.autograd.Function):
+    @staticmethod
+    def forward(x, y, scale, target, x_label, y_label, log_weight, columns):
+        return _raw.dot_statistics(x, y, scale, target, x_label, y_label, log_weight, columns)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:7], *output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *upstream):
+        x, y, scale, target, x_label, y_label, log_weight, *statistics = ctx.saved_tensors
+        exclusions = (target, x_label, y_label, log_weight)
+        if all(g is None for g in upstream):
+            return (None,) * 8
+        upstream = [s.new_zeros(s.shape) if g is None else g for g, s in zip(upstream, statistics, strict=True)]
+        dx, dy, dscale = _raw.dot_gradient(x, y, scale, *exclusions, *statistics, *upstream, ctx.needs_input_grad[1])
+        dv = _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) if ctx.needs_input_grad[6] else None
+        return dx.to(x.dtype), (dy.to(y.dtype) if ctx.needs_input_grad[1] else None), dscale, None, None, None, dv, None
+
+
+def _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) -> Tensor:
+    """dv_j = Σ_i w_ij: the gradient of a further feature of y that multiplies a 1 in every x, over scale."""
+    x_one = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+    y_zero = torch.cat([y, y.new_zeros(len(y), 1)], dim=1)
+    no_positive = torch.zeros_like(upstream[0])
+    _, dy, _ = _raw.dot_gradient(x_one, y_zero, scale, *exclusions, *statistics, no_positive, *upstream[1:], True)
+    return dy[:, -1].double() / scale
+
+
+class _DotFused(torch.autograd.Function):
+    """Outputs (loss, positive, dx, dy, dscale, dpositive): the gradients of the loss come with it and are kept."""
+
+    @staticmethod
+    def forward(x, y, scale, target, x_label, y_label, log_weight, external_positive, a, b, global_partition, candidate_gradient):
+        positive, lse, *gradients = _raw.dot_fused(
+            x, y, scale, target, x_label, y_label, log_weight, external_positive, a, b, global_partition, candidate_gradient
+        )
+        p = positive if external_positive is None else external_positive
+        loss = (_log_partition if global_partition else _cross_entropy_sum)(p, lse, a, b)
+        return loss, positive, *gradients
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, y, scale, target = inputs[:4]
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, y, scale, target, *output[2:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream, upstream_positive, *_):
+        x, y, scale, target, dx, dy, dscale, dpositive = ctx.saved_tensors
+        if upstream is None:
+            upstream = torch.zeros_like(dscale)
+        kept = _scaled(dx, upstream, x), _scaled(dy, upstream, y), dscale * upstream
+        if upstream_positive is not None and target is not None:
+            kept = _add_positive_gradient(*kept, x, y, scale, target, upstream_positive)
+        dexternal = dpositive * upstream if ctx.needs_input_grad[7] else None
+        return *kept, None, None, None, None, dexternal, None, None, None, None
+
+
+def _add_positive_gradient(dx, dy, dscale, x, y, scale, target, upstream):
+    """Of p_i = scale <x_i, y_target_i> with dL/dp_i = `upstream`."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    x, positive = x.to(wide), y.to(wide)[target]
+    weight = (upstream * scale).to(wide)[:, None]
+    dx = (dx + weight * positive).to(dx.dtype)
+    dy = None if dy is None else dy.index_add(0, target, (weight * x).to(dy.dtype))
+    return dx, dy, dscale + (upstream * (x * positive).sum(1)).sum()
+
+
+class _DotSoftplusSum(torch.autograd.Function):
+    """Outputs (value, positive, dx, dy, dscale, dbias): the gradients of the value come with it and are kept."""
+
+    @staticmethod
+    def forward(x, y, scale, bias, target, x_label, y_label, log_weight, query_gradient, candidate_gradient):
+        return _raw.dot_softplus_sum(
+            x, y, scale, bias, target, x_label, y_label, log_weight, query_gradient, candidate_gradient
+        )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs[0], inputs[1], inputs[2], inputs[4], *output[2:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream, upstream_positive, *_):
+        x, y, scale, target, dx, dy, dscale, dbias = ctx.saved_tensors
+        if upstream is None:
+            upstream = torch.zeros_like(dscale)
+        kept = _scaled(dx, upstream, x), _scaled(dy, upstream, y), dscale * upstream
+        dbias = dbias * upstream
+        if upstream_positive is not None and target is not None:
+            dbias = dbias + upstream_positive.sum()
+            kept = _add_positive_gradient(*(torch.zeros_like(t) if g is None else g for g, t in zip(kept, (x, y, scale))),
+                                          x, y, scale, target, upstream_positive)
+        return *kept, dbias, None, None, None, None, None, None
