@@ -31,7 +31,8 @@ class CMakeBuild(build_ext):
         import pybind11
 
         torch = find_torch()
-        for program, package in (("cmake", "cmake"), (os.environ.get("CXX", "c++"), "g++ (version 11 or newer)")):
+        compiler = os.environ.get("CXX", "c++")
+        for program, package in (("cmake", "cmake"), ("ninja", "ninja"), (compiler, "g++ (version 11 or newer)")):
             if shutil.which(program) is None:
                 sys.exit(f"mi_ext needs {program} to build: install {package}, for example by your system's packages")
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
@@ -52,8 +53,10 @@ class CMakeBuild(build_ext):
             subprocess.run(["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", *options], check=True)
             subprocess.run(["cmake", "--build", build], check=True)
         except subprocess.CalledProcessError:
-            sys.exit("mi_ext could not be built: the first error above says why; a C++20 compiler with OpenMP is needed "
-                     "(g++ 11 or newer, or clang 14 or newer with libomp)")
+            sys.exit(
+                "mi_ext could not be built: the first error above says why; it needs a C++20 compiler with OpenMP "
+                "(g++ 11 or newer, or clang 14 or newer with libomp)"
+            )
 
 
 setup(ext_modules=[Extension("mi_ext._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

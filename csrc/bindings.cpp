@@ -35,5 +35,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("build_info", &build_info, "Version, compiler, build type and CUDA support of this build.");
   module.def("available_isas", &available_isas, "Instruction sets that this build and this machine have, worst first.");
   module.def("isa", [] { return std::string(mi::cpu_isa()); }, "The instruction set in use.");
+  module.def(
+      "peak_flops", [](int threads, int64_t steps) { return mi::cpu_kernels().peak_flops(threads, steps); },
+      pybind11::arg("threads"), pybind11::arg("steps") = 4000000,
+      "float32 flop/s of multiply-adds between registers on `threads` threads: the ceiling for every kernel.");
   module.def("set_isa", &set_isa, pybind11::arg("name"), "Use another instruction set; for tests and benchmarks.");
 }

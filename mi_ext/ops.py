@@ -2,12 +2,12 @@
 
     s_ij = scale · <x_i, y_j>     x [n, d] queries, y [m, d] candidates; no n×m array exists at any time
 
-`exclusions` = (target [n], x_label [n], y_label [m], candidate_log_weight v [m]), each None or a tensor, as in
-`mi_ext.reference`, whose functions have the same signatures and are the truth these are tested against.
+`exclusions` = (target [n], x_label [n], y_label [m], candidate_log_weight v [m]), each None or a tensor. The functions
+of `mi_ext.reference` have the same signatures and are the truth these are tested against.
 
-Statistics are float64. Two ways lead to a gradient: *fused*, where the loss is known beforehand (one walk over the scores
-gives value and gradient), and *recomputed*, for any upstream gradient of the statistics (a second walk). Both give the same
-numbers. A second derivative is an error: use `DenseScores` where one is needed.
+Statistics are float64. Two ways lead to a gradient: *fused*, where the loss is known beforehand (one walk over the
+scores gives value and gradient), and *recomputed*, for any upstream gradient of the statistics (a second walk). Both
+give the same numbers. A second derivative is an error: use `DenseScores` where one is needed.
 """
 
 import math
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import _C  # noqa: F401  registers torch.ops.mi_ext
+from . import _C, fakes  # noqa: F401  registers torch.ops.mi_ext and its fakes
 from .log_domain import log_add_exp, log_sum_exp
 from .reference import Exclusion
 
@@ -24,9 +24,9 @@ _raw = torch.ops.mi_ext
 
 
 def dot_statistics(x, y, scale, exclusions: Exclusion, columns: bool = False):
-    """(positive [n] or None, negative_lse [n], column_negative_lse [m] or None), differentiable in x, y, scale and v.
+    """(positive [n] or None, negative_lse [n], column_negative_lse [m] or None), differentiable in x, y, scale, v.
 
-    negative_lse_i = log Σ_{j ∈ N_i} exp(s_ij + v_j);  column_negative_lse_j the same down column j, where `columns` asks for it.
+    negative_lse_i = log Σ_{j ∈ N_i} exp(s_ij + v_j);  column_negative_lse_j the same down column j, if `columns`.
     """
     positive, lse, column_lse = _DotStatistics.apply(x, y, _double(scale, x), *_as_raw(exclusions), columns)
     return (None if exclusions[0] is None else positive), lse, (column_lse if columns else None)
@@ -55,9 +55,12 @@ def dot_log_partition(x, y, scale, exclusions: Exclusion, external_positive, a: 
 
 
 def dot_softplus_sum(x, y, scale, bias, exclusions: Exclusion):
-    """(Σ over negatives of e^{v_j} softplus(s_ij + bias), positive including the bias or None); differentiable but in v."""
+    """(Σ over negatives of e^{v_j} softplus(s_ij + bias), positive including the bias or None).
+
+    Differentiable in x, y, scale and bias; a log-weight v that asks for a gradient is a ValueError.
+    """
     if exclusions[3] is not None and exclusions[3].requires_grad:
-        raise ValueError("candidate_log_weight: a softplus sum has no gradient for it; pass candidate_log_weight.detach()")
+        raise ValueError("candidate_log_weight: a softplus sum has no gradient for it; pass it detached")
     scale, bias = _double(scale, x), _double(bias, x)
     query_gradient = torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad or bias.requires_grad)
     candidate_gradient = torch.is_grad_enabled() and y.requires_grad
@@ -141,12 +144,13 @@ class _DotFused(torch.autograd.Function):
     """Outputs (loss, positive, dx, dy, dscale, dpositive): the gradients of the loss come with it and are kept."""
 
     @staticmethod
-    def forward(x, y, scale, target, x_label, y_label, log_weight, external_positive, a, b, global_partition, candidate_gradient):
+    def forward(x, y, scale, target, x_label, y_label, log_weight, external_positive, a, b, is_global, dy_wanted):
+        exclusions = (target, x_label, y_label, log_weight)
         positive, lse, *gradients = _raw.dot_fused(
-            x, y, scale, target, x_label, y_label, log_weight, external_positive, a, b, global_partition, candidate_gradient
+            x, y, scale, *exclusions, external_positive, a, b, is_global, dy_wanted
         )
         p = positive if external_positive is None else external_positive
-        loss = (_log_partition if global_partition else _cross_entropy_sum)(p, lse, a, b)
+        loss = (_log_partition if is_global else _cross_entropy_sum)(p, lse, a, b)
         return loss, positive, *gradients
 
     @staticmethod
@@ -204,6 +208,6 @@ class _DotSoftplusSum(torch.autograd.Function):
         dbias = dbias * upstream
         if upstream_positive is not None and target is not None:
             dbias = dbias + upstream_positive.sum()
-            kept = _add_positive_gradient(*(torch.zeros_like(t) if g is None else g for g, t in zip(kept, (x, y, scale))),
-                                          x, y, scale, target, upstream_positive)
+            kept = [torch.zeros_like(t) if g is None else g for g, t in zip(kept, (x, y, scale), strict=True)]
+            kept = _add_positive_gradient(*kept, x, y, scale, target, upstream_positive)
         return *kept, dbias, None, None, None, None, None, None

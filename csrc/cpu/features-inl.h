@@ -7,9 +7,9 @@
 namespace mi {
 namespace MI_ISA {
 
-constexpr int64_t kChunk = 64;       // columns of d handled together; the pitch of a copied candidate
-constexpr int64_t kQueryBlock = 96;  // queries a thread holds at a time
-constexpr int64_t kCandidateBlock = 96;
+constexpr int64_t kChunk = 64;           // columns of d handled together; the pitch of a copied candidate
+constexpr int64_t kQueryBlock = 96;      // queries a thread holds at a time
+constexpr int64_t kCandidateBlock = 96;  // candidates that pass a panel of queries, or two products, at a time
 
 MI_INLINE int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 MI_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

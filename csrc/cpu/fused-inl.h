@@ -129,8 +129,8 @@ struct FusedWalk {
     T* sums = candidate_sums[s].sums;
     weigh_queries(slot.queries, slot.coefficient, slot.weighted);
     std::memset(slot.products, 0, slot.queries.rows * width * sizeof(T));
-    for (int64_t j = 0; j < p.m(); j += kGroup) {
-      const int64_t count = smaller(kGroup, p.m() - j);
+    for (int64_t j = 0; j < p.m(); j += kCandidateBlock) {
+      const int64_t count = smaller(kCandidateBlock, p.m() - j);
       const T* exponentials = slot.exponentials + j * kQueryBlock;
       add_query_products(exponentials, candidates, j, count, slot.queries, slot.products);
       add_candidate_products(exponentials, slot.weighted, count, slot.queries, sums + j * width, width);
@@ -174,7 +174,7 @@ struct FusedWalk {
 template <class T>
 void dot_fused(const DotProblem& p, const PartitionWeights& weights, const double* external_positive,
                const DotStatistics& statistics, const DotGradients& g, double* positive_gradient) {
-  const int slots = static_cast<int>(smaller(p.threads, round_up(p.n(), kLanes<T>) / kLanes<T>));
+  const int slots = slots_for(p.threads, round_up(p.n(), kLanes<T>) / kLanes<T>);
   FusedWalk<T> walk{p, weights, external_positive, statistics, g, positive_gradient, slots};
   Workspace workspace([&](Arena& arena) { walk.place(arena); });
   for_slots(slots, [&](int s) { walk.prepare(s); });

@@ -103,7 +103,7 @@ template <class T>
 struct GradientWalk {
   struct Slot {
     QueryBlock<T> queries;
-    T* weights = nullptr;                    // E [kGroup][kQueryBlock]
+    T* weights = nullptr;                    // E [kCandidateBlock][kQueryBlock]
     T* weighted = nullptr;                   // c x, by chunks
     T* products = nullptr;                   // [kQueryBlock][width]
     T* coefficient = nullptr;                // [kQueryBlock] c_i scale
@@ -113,7 +113,7 @@ struct GradientWalk {
   const DotProblem& p;
   const DotGradients& g;
   const double* positive_gradient;
-  int slot_count = static_cast<int>(smaller(p.threads, round_up(p.n(), kLanes<T>) / kLanes<T>));
+  int slot_count = slots_for(p.threads, round_up(p.n(), kLanes<T>) / kLanes<T>);
   int64_t width = padded<T>(p.dim);
   Candidates<T> candidates = {};
   CandidateSide<T> side = {};
@@ -127,7 +127,7 @@ struct GradientWalk {
     scale_part = arena.take<double>(p.n());
     for (int s = 0; s < slot_count; s++) {
       slots[s].queries.place(p, arena);
-      slots[s].weights = arena.take<T>(kGroup * kQueryBlock);
+      slots[s].weights = arena.take<T>(kCandidateBlock * kQueryBlock);
       slots[s].weighted = arena.take<T>(kQueryBlock * round_up(width, kChunk));
       slots[s].products = arena.take<T>(kQueryBlock * width);
       slots[s].coefficient = arena.take<T>(kQueryBlock);
@@ -157,8 +157,8 @@ struct GradientWalk {
       const auto weights = begin(slot);
       if (g.candidates) weigh_queries(slot.queries, slot.coefficient, slot.weighted);
       std::memset(slot.products, 0, slot.queries.rows * width * sizeof(T));
-      for (int64_t group = 0; group < p.m(); group += kGroup) {
-        const int64_t last = smaller(group + kGroup, p.m());
+      for (int64_t group = 0; group < p.m(); group += kCandidateBlock) {
+        const int64_t last = smaller(group + kCandidateBlock, p.m());
         for_score_tiles(
             slot.queries, group, last,
             [&](auto tile_rows, auto vectors, int64_t j, int64_t vector) {

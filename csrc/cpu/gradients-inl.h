@@ -7,8 +7,6 @@
 namespace mi {
 namespace MI_ISA {
 
-constexpr int64_t kGroup = 384;  // candidates between two products: their E stays in the second cache
-
 // A slot's share of the gradient of the candidates, unscaled: [m][width]. The first slot writes into the result itself
 // where rows need no padding.
 template <class T>

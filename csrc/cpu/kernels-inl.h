@@ -3,6 +3,7 @@
 #include "fused-inl.h"
 #include "gradient-inl.h"
 #include "kernels.h"
+#include "peak-inl.h"
 #include "statistics-inl.h"
 
 namespace mi {
@@ -147,6 +148,7 @@ const CpuKernels kKernels = {
       const auto run = p.dtype == Dtype::kFloat64 ? softplus_sum<double> : softplus_sum<float>;
       run(p, positive, value, g);
     },
+    peak_flops,
 };
 
 }  // namespace MI_ISA

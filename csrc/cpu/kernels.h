@@ -15,6 +15,8 @@ struct CpuKernels {
   void (*dot_gradient)(const DotProblem&, const UpstreamGradients&, const double* positive, const DotGradients&);
   // value = sum over negatives of e^{v_j} softplus(s_ij), its gradients, and the positives.
   void (*dot_softplus_sum)(const DotProblem&, double* positive, double* value, const DotGradients&);
+  // Multiply-adds between registers alone, on every thread at once: float32 flop/s that no kernel can exceed.
+  double (*peak_flops)(int threads, int64_t steps);
 };
 
 const CpuKernels& cpu_kernels();  // of the instruction set in use

@@ -13,6 +13,11 @@ static inline void for_slots(int slots, Body&& body) {
   for (int slot = omp_get_thread_num(); slot < slots; slot += omp_get_num_threads()) body(slot);
 }
 
+// At least one, so that an empty problem still gets its empty results.
+static inline int slots_for(int threads, int64_t units) {
+  return units < threads ? (units < 1 ? 1 : static_cast<int>(units)) : threads;
+}
+
 struct Range {
   int64_t first, last;
   int64_t size() const { return last - first; }

@@ -66,7 +66,7 @@ struct StatisticsWalk {
     QueryBlock<T> queries;
     RowSums<T> sums;
     ColumnSums<T> columns;
-    T* exponentials = nullptr;  // E [kGroup][kQueryBlock], where products are asked for
+    T* exponentials = nullptr;  // E [kCandidateBlock][kQueryBlock], where products are asked for
     T* pad = nullptr;           // [kQueryBlock]
   };
 
@@ -92,7 +92,7 @@ struct StatisticsWalk {
       slots[s].queries.place(p, arena);
       slots[s].sums.place(arena);
       if (statistics.column_negative_lse) slots[s].columns.place(p, arena);
-      if (with_products) slots[s].exponentials = arena.take<T>(kGroup * kQueryBlock);
+      if (with_products) slots[s].exponentials = arena.take<T>(kCandidateBlock * kQueryBlock);
       slots[s].pad = arena.take<T>(kQueryBlock);
     }
   }
@@ -163,8 +163,8 @@ struct StatisticsWalk {
   // Products keep up with the references, group by group.
   void multiply(Slot& slot, Range columns, T* block_products) {
     std::memset(block_products, 0, slot.queries.rows * width * sizeof(T));
-    for (int64_t j = columns.first; j < columns.last; j += kGroup) {
-      const Range group{j, smaller(j + kGroup, columns.last)};
+    for (int64_t j = columns.first; j < columns.last; j += kCandidateBlock) {
+      const Range group{j, smaller(j + kCandidateBlock, columns.last)};
       sum_rows(slot, group, {slot.exponentials, 0, block_products, width, slot.queries.rows}, slot.exponentials);
       add_query_products(slot.exponentials, candidates, j, group.size(), slot.queries, block_products);
     }
@@ -211,8 +211,7 @@ struct StatisticsWalk {
 
 template <class T>
 int statistics_slots(const DotProblem& p) {
-  return static_cast<int>(
-      smaller(p.threads, round_up(p.n(), kLanes<T>) / kLanes<T> * round_up(p.m(), kCandidateBlock)));
+  return slots_for(p.threads, round_up(p.n(), kLanes<T>) / kLanes<T> * round_up(p.m(), kCandidateBlock));
 }
 
 template <class T>

@@ -71,6 +71,11 @@ struct Tile {
 template <class T, int kRows, int kVectors>
 MI_NOINLINE void multiply_add_tile(const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t b_step, int64_t steps,
                                    T* c, int64_t c_pitch) {
+  // The sums lie far away; called for now, they are here when the products are done.
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; v++) __builtin_prefetch(c + r * c_pitch + v * kLanes<T>, 1);
   auto tile = Tile<T, kRows, kVectors>::zero();
   tile.multiply_add(a, a_row, a_step, b, b_step, steps);
   tile.add_to(c, c_pitch);

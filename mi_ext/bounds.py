@@ -1,0 +1,272 @@
+r"""Bounds on mutual information: each takes scores and returns an estimate in nats, 0-dim, to **maximise**.
+
+    p_i              score of query i with its positive; K candidates a query, the positive counted; n queries
+    lse_i            log-sum-exp over the negatives of query i
+    R_i(a, b)        logaddexp(p_i + a, b + lse_i); T(a, b) = log Σ_i exp R_i(a, b)
+    N⁻               number of (query, negative) pairs, Σ e^{v_j} over them when candidates carry log-weights v
+    mean_neg         mean over all those pairs
+
+Papers: [DEMI] Decomposing Mutual Information for Representation Learning; [MIM] On Mutual Information Maximization for
+Representation Learning; [ETA] Improved Mutual Information Estimation; [MLC] Multi-label Contrastive Predictive Coding;
+[DIM] Learning deep representations by mutual information estimation and maximization; [POOLE] On Variational Bounds of
+Mutual Information; [SMILE] Understanding the Limitations of Variational Mutual Information Estimators.
+
+Every function raises ValueError for n = 0 queries, and those with a mean over negatives for no negatives at all.
+"""
+
+import math
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from . import validation
+from .log_domain import constant_at_minus_infinity, log_add_exp, softplus
+from .preconditions import (
+    candidates,
+    check_log_baseline,
+    in_batch_size,
+    log_negative_mass,
+    mean,
+    target_of_another_query,
+)
+from .score_source import Scores
+from .scores import column_blocks
+
+
+def infonce(scores: Scores) -> Tensor:
+    r"""InfoNCE: log K + mean(p − R(0, 0)) ≤ log K.
+
+    $I_\mathrm{NCE} = \mathbb{E}\big[\log \frac{e^{p_i}}{\frac1K \sum_k e^{s_{ik}}}\big]$: [MLC] eq. 2, [MIM] eq. 3,
+    [DEMI] eq. 2. Rows with different numbers of candidates take mean log K_i.
+    """
+    s = scores.double()
+    n_candidates = s.n_candidates
+    log_k = n_candidates.double().log().mean() if isinstance(n_candidates, Tensor) else _log(n_candidates)
+    return (log_k - s.cross_entropy()).to(scores.dtype)
+
+
+def alpha_cpc(scores: Scores, alpha: float) -> Tensor:
+    r"""α-CPC: log K + mean(p − R(log α, log β)), β = (K − α)/(K − 1); at most log(K/α).
+
+    [MLC] eq. 5. A lower bound on MI for α ≥ 1 only. ValueError unless 0 < α < K, and where K < 2 or rows differ in K.
+    """
+    s = scores.double()
+    n_candidates = candidates(s, "alpha_cpc")
+    a, b = _alpha_weights(alpha, n_candidates)
+    return (math.log(n_candidates) - s.cross_entropy(a, b)).to(scores.dtype)
+
+
+def ml_cpc(scores: Scores, alpha: float) -> Tensor:
+    r"""Multi-label CPC: log(nK) + mean p − T(log α, log β), β = (K − α)/(K − 1); at most log(K/α).
+
+    [MLC] eq. 7. One softmax over all nK scores: ∂/∂s = 1/n on positives minus that (weighted) softmax. A lower bound on
+    MI if and only if α ∈ [`ml_cpc_min_alpha(n, K)`, 1], with a UserWarning outside. ValueError unless 0 < α < K, and
+    where K < 2 or rows differ in K.
+    """
+    s = scores.double()
+    n, n_candidates = s.n_queries, candidates(s, "ml_cpc")
+    a, b = _alpha_weights(alpha, n_candidates)
+    if not ml_cpc_min_alpha(n, n_candidates) * (1 - 1e-9) <= alpha <= 1:
+        low = ml_cpc_min_alpha(n, n_candidates)
+        warnings.warn(f"ml_cpc is a lower bound on MI only for alpha in [{low:.7g}, 1], got {alpha:.7g}", stacklevel=2)
+    partition = s.log_partition(a, b, reduction="lse")
+    return (math.log(n * n_candidates) + mean(s.positive) - partition).to(scores.dtype)
+
+
+def ml_cpc_min_alpha(n: int, n_candidates: int) -> float:
+    """The smallest α for which `ml_cpc` is a bound, K / (n(K − 1) + 1); there its cap is log(n(K − 1) + 1). [MLC]."""
+    return n_candidates / (n * (n_candidates - 1) + 1)
+
+
+def alpha_schedule(epoch: float, epochs: float, start: float = 10.0, end: float = 0.1) -> float:
+    """α_e = exp((ln start − ln end)(1 − e/E) + ln end): geometric, from `start` at e = 0 to `end` at e = E; [MLC]."""
+    if start <= 0 or end <= 0 or epochs <= 0:
+        raise ValueError(f"start, end, epochs: expected positive numbers, got {start}, {end}, {epochs}")
+    return math.exp((math.log(start) - math.log(end)) * (1 - epoch / epochs) + math.log(end))
+
+
+def nwj(scores: Scores) -> Tensor:
+    r"""Nguyen–Wainwright–Jordan: mean p − exp(T(−∞, 0) − log N⁻ − 1) = mean p − e^{−1} mean_neg e^s; [MIM] eq. 4."""
+    log_mean, p = _log_mean_exp(scores)
+    return (p - (log_mean - 1).exp()).to(scores.dtype)
+
+
+def f_mine(scores: Scores) -> Tensor:
+    """1 + mean p − exp(T(−∞, 0) − log N⁻): `nwj` with the critic shifted by 1; [ETA] eq. 3 and Table 1."""
+    return eta_dv(scores, 0.0)
+
+
+def donsker_varadhan(
+    scores: Scores, negatives: str = "offdiagonal", generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Donsker–Varadhan: mean p − log mean e^s over the marginal; [ETA] eq. 2, [DIM] eq. 2.
+
+    `negatives` says which pairs stand for the marginal:
+    "offdiagonal": all negatives, mean p − (T(−∞, 0) − log N⁻);
+    "all": positives too, mean p − (T(0, 0) − log(nK)), or log(n + N⁻) where rows differ;
+    "shuffled": n pairs (x_i, positive of another query), by a random derangement from `generator` ([ETA] Algorithm 1);
+    a ValueError for n < 2, for positives outside shared columns, and with labels or log-weights, which it cannot obey.
+    """
+    validation.one_of("negatives", negatives, ("offdiagonal", "all", "shuffled"))
+    s = scores.double()
+    if negatives == "offdiagonal":
+        log_mean, p = _log_mean_exp(s)
+    elif negatives == "all":
+        mass = torch.as_tensor(s.n_queries + s.negative_mass, dtype=torch.float64)
+        log_mean = s.log_partition(reduction="lse") - mass.log()
+        p = mean(s.positive)
+    else:
+        index = target_of_another_query(s, generator)
+        log_mean = torch.logsumexp(s.shuffled(index), 0) - math.log(s.n_queries)
+        p = mean(s.positive)
+    return (p - log_mean).to(scores.dtype)
+
+
+class DonskerVaradhanEMA(nn.Module):
+    r"""Donsker–Varadhan with the unbiased-gradient correction: "unbiased DV-MINE" of [ETA] Table 1.
+
+    The value is `donsker_varadhan(scores)`; the gradient is ∇mean p − ∇(mean_neg e^s) / EMA, in the log domain
+
+        log_ema ← logaddexp(log momentum + log_ema, log(1 − momentum) + T(−∞, 0) − log N⁻)
+
+    with the current batch included. `log_ema` is a 0-dim buffer, NaN before the first call, which sets it to the
+    batch's own value; eval() leaves it as it is. ValueError unless 0 ≤ momentum < 1.
+    """
+
+    log_ema: Tensor
+
+    def __init__(self, momentum: float = 0.99):
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum: expected a number in [0, 1), got {momentum}")
+        self.momentum = momentum
+        self.register_buffer("log_ema", torch.tensor(math.nan, dtype=torch.float64))
+
+    def forward(self, scores: Scores) -> Tensor:
+        log_mean, p = _log_mean_exp(scores)
+        batch = log_mean.detach()
+        log_ema = torch.where(self.log_ema.isnan(), batch, self.log_ema)
+        if self.training:
+            kept = math.log(self.momentum) if self.momentum > 0 else -math.inf
+            log_ema = torch.logaddexp(kept + log_ema, math.log1p(-self.momentum) + batch)
+            self.log_ema.copy_(log_ema)
+        # ∇(mean e^s) / EMA = exp(log mean − log EMA) ∇ log mean; the second term is 0 and carries it.
+        correction = (batch - log_ema).exp() * (log_mean - batch)
+        return (p - batch - correction).to(scores.dtype)
+
+
+def eta_dv(scores: Scores, eta: float | Tensor) -> Tensor:
+    r"""η-DV: mean p − exp(T(−∞, 0) − log N⁻ − η) − η + 1; [ETA] eqs. 8 and 19.
+
+    eta: a float or a 0-dim tensor, which gets a gradient. The maximum over η, at η = log mean_neg e^s, is
+    `donsker_varadhan`; η = 0 is `f_mine`, and η = 1 is `nwj`.
+    """
+    if isinstance(eta, Tensor) and eta.dim() != 0:
+        raise ValueError(f"eta: expected a float or a 0-dim tensor, got {validation.describe(eta)}")
+    log_mean, p = _log_mean_exp(scores)
+    return (p - (log_mean - eta).exp() - eta + 1).to(scores.dtype)
+
+
+def tuba(scores: Scores, log_baseline: Tensor) -> Tensor:
+    r"""TUBA, a-MINE: 1 + mean p − Σ_j (N_j/N⁻) [exp(C_j(−∞, 0) − log N_j − log a_j) + log a_j].
+
+    log_baseline [m]: log a(y_j), differentiable. C_j is the log-sum-exp down column j over its N_j negatives; a column
+    with none does not count; with log-weights N_j counts Σ e^{v_j}. [ETA] Table 1 and eq. 22 with η(y) = log a(y).
+    ValueError for sources without shared columns.
+    """
+    s = scores.double()
+    column_lse, log_mass, log_total = s.column_negative_lse, s.log_column_mass, log_negative_mass(s)
+    check_log_baseline(log_baseline, column_lse.numel())
+    counts = log_mass > -math.inf
+    log_a = torch.where(counts, log_baseline.double(), 0.0)
+    means = torch.where(counts, column_lse - log_a, -math.inf) - log_total
+    baselines = (log_mass - log_total).exp() * log_a
+    return (1 + mean(s.positive) - means.exp().sum() - baselines.sum()).to(scores.dtype)
+
+
+def interpolated(scores: Scores, alpha: float, log_baseline: Tensor) -> Tensor:
+    r"""Poole's I_α between `tuba` (α = 0) and InfoNCE (α = 1, on n − 1 candidates down the columns).
+
+        M_ij = log [1/(n−1) Σ_{k≠i} e^{s_kj}]                      (k = j, the positive, included)
+        B_ij = logaddexp(log α + M_ij, log(1 − α) + log a(y_j))
+        I_α  = 1 + mean_{i≠j}(p_j − B_ij) − mean_{i≠j} exp(s_ij − B_jj)
+
+    The interpolated bound of [POOLE]. log_baseline [m] = log a(y_j), differentiable. Computed in blocks of columns,
+    recomputed for the gradient: nothing n×m is kept. In-batch only: ValueError unless m = n ≥ 2, target = arange(n), no
+    labels, no log-weights, 0 ≤ α ≤ 1.
+    """
+    s = scores.double()
+    n = in_batch_size(s)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
+    check_log_baseline(log_baseline, n)
+    log_alpha, log_rest = _log(float(alpha)), _log(1.0 - alpha)
+
+    def block(start: int, stop: int) -> Tensor:
+        """Σ_j Σ_{i≠j} [p_j − B_ij − exp(s_ij − B_jj)]; over i ≠ j the exponentials sum to (n − 1) exp(M_jj − B_jj)."""
+        columns = s.column_block(start, stop)
+        leave_one_out = _leave_one_out_lse(columns) - math.log(n - 1)
+        baseline = log_add_exp(log_alpha + leave_one_out, log_rest + log_baseline[start:stop].double())
+        row = torch.arange(start, stop, device=baseline.device)
+        own = row, row - start
+        others = baseline.index_put(own, baseline.new_zeros(()))
+        return (n - 1) * (columns[own] - (leave_one_out[own] - baseline[own]).exp()).sum() - others.sum()
+
+    total = sum(checkpoint(block, start, stop, use_reentrant=False) for start, stop in column_blocks(n, n))
+    return (1 + total / (n * (n - 1))).to(scores.dtype)
+
+
+def jensen_shannon(scores: Scores, offset: bool = False) -> Tensor:
+    r"""mean −softplus(−p) − mean_neg softplus(s); [DIM] eq. 4, positives left out of the marginal ([DIM] A.2).
+
+    It ranks like MI but is no estimate of it: with offset=True, + 2 log 2, it estimates 2·JSD(joint ‖ marginals).
+    """
+    s = scores.double()
+    log_negative_mass(s)
+    negatives = s.negative_softplus_sum() / s.negative_mass
+    value = -mean(softplus(-s.positive)) - negatives
+    return (value + 2 * math.log(2) if offset else value).to(scores.dtype)
+
+
+def smile(scores: Scores, tau: float | None = None) -> Tensor:
+    r"""SMILE: the value mean p − log mean_neg e^{clamp(s, −τ, τ)} with the gradient of `jensen_shannon`; [SMILE].
+
+    tau > 0 bounds the variance of the value; None gives that of `donsker_varadhan`. Positives are never clipped.
+    """
+    if tau is not None and not tau > 0:
+        raise ValueError(f"tau: expected a positive number, or None for no clipping, got {tau}")
+    s = scores.double()
+    surrogate, p = jensen_shannon(s), mean(s.positive).detach()
+    with torch.no_grad():
+        partition = s.log_partition(-math.inf, 0.0, reduction="lse") if tau is None else s.clipped_log_partition(tau)
+        value = p - (partition - log_negative_mass(s))
+    return (value + (surrogate - surrogate.detach())).to(scores.dtype)
+
+
+def _log_mean_exp(scores: Scores) -> tuple[Tensor, Tensor]:
+    """float64 (log mean_neg e^s = T(−∞, 0) − log N⁻, mean p)."""
+    s = scores.double()
+    log_total = log_negative_mass(s)
+    return s.log_partition(-math.inf, 0.0, reduction="lse") - log_total, mean(s.positive)
+
+
+def _alpha_weights(alpha: float, n_candidates: int) -> tuple[float, float]:
+    """(log α, log β) with β = (K − α)/(K − 1)."""
+    if not 0 < alpha < n_candidates:
+        raise ValueError(f"alpha: expected a number in (0, K) with K = {n_candidates} candidates, got {alpha}")
+    return math.log(alpha), math.log((n_candidates - alpha) / (n_candidates - 1))
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
+
+
+def _leave_one_out_lse(block: Tensor) -> Tensor:
+    """log Σ_{k≠i} e^{s_kj} as logaddexp of what is above and what is below: no difference, so no digit is lost."""
+    block = constant_at_minus_infinity(block)
+    edge = block.new_full((1, block.shape[1]), -math.inf)
+    above = torch.cat([edge, torch.logcumsumexp(block, 0)[:-1]])
+    below = torch.cat([torch.logcumsumexp(block.flip(0), 0).flip(0)[1:], edge])
+    return log_add_exp(above, below)

@@ -1,0 +1,82 @@
+r"""Critics f(x, y) as modules: `critic(x [n, dx], y [m, dy], target=None)` gives `Scores`, rows = x, columns = y.
+
+Keyword arguments of `DotScores` (labels, candidate_log_weight) pass through the critics that give `DotScores`:
+`Bilinear`, `Separable`, `Cosine`. `Joint` scores the whole n×m matrix.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import validation
+from .scores import DenseScores, DotScores
+
+
+class Bilinear(nn.Module):
+    """f(x, y) = xᵀ W y, W [dx, dy]: `DotScores` of x W and y. Bilinear critic of [MIM]."""
+
+    def __init__(self, dx: int, dy: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dx, dy))
+        nn.init.normal_(self.weight, std=1 / math.sqrt(dx * dy))
+
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> DotScores:
+        return DotScores(x @ self.weight, y, target=target, **options)
+
+
+class Separable(nn.Module):
+    """f(x, y) = <g(x), h(y)>, two encoders into one space: `DotScores` of their outputs. Separable critic of [MIM]."""
+
+    def __init__(self, encode_x: nn.Module, encode_y: nn.Module):
+        super().__init__()
+        self.encode_x = encode_x
+        self.encode_y = encode_y
+
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> DotScores:
+        return DotScores(self.encode_x(x), self.encode_y(y), target=target, **options)
+
+
+class Cosine(nn.Module):
+    """f(x, y) = cos(x, y)/T with a learned temperature: T = exp(−log_scale), T = `temperature` at the start."""
+
+    def __init__(self, temperature: float = 0.07):
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature: expected a positive number, got {temperature}")
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> DotScores:
+        scale = self.log_scale.exp()
+        return DotScores(F.normalize(x, dim=1), F.normalize(y, dim=1), scale, target=target, **options)
+
+
+class Joint(nn.Module):
+    r"""f(x, y) = MLP([x; y]) with one or two hidden layers of relu units: the concatenating critic of [MIM].
+
+    `linears`: nn.Linear with W0 [hidden, dx + dy] (x before y), then for layers=2 [hidden, hidden], last [1, hidden].
+    The first layer is split, W0 [x; y] + b0 = a(x) + b(y): n + m products, not n·m. What follows is plain torch: the
+    result is `DenseScores`, and memory n·m·hidden. Raises ValueError for other `layers` and for inputs of other widths.
+    """
+
+    def __init__(self, dx: int, dy: int, hidden: int, layers: int = 1):
+        super().__init__()
+        if layers not in (1, 2):
+            raise ValueError(f"layers: expected 1 or 2 hidden layers, got {layers}")
+        self.dx, self.dy = dx, dy
+        widths = [dx + dy] + [hidden] * layers + [1]
+        self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None) -> DenseScores:
+        for name, t, width in (("x", x, self.dx), ("y", y, self.dy)):
+            validation.floating_matrix(name, t)
+            if t.shape[1] != width:
+                raise ValueError(f"{name}: expected width {width}, got shape {tuple(t.shape)}")
+        first, *others = self.linears
+        a = F.linear(x, first.weight[:, : self.dx])
+        b = F.linear(y, first.weight[:, self.dx :], first.bias)
+        hidden = a[:, None, :] + b
+        for linear in others:
+            hidden = linear(hidden.relu())
+        return DenseScores(hidden.squeeze(-1), target)

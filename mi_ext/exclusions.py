@@ -1,0 +1,97 @@
+"""Which (query, candidate) pairs are negatives, and how many there are, in O(n + m).
+
+Candidate j is a negative of query i unless j = target_i, x_label_i = y_label_j or v_j = −inf.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .log_domain import log_sum_exp
+from .validation import readable
+
+
+@dataclass(frozen=True)
+class Exclusions:
+    """target int64 [n], x_label int64 [n], y_label int64 [m], candidate_log_weight v [m]; each may be None."""
+
+    n: int
+    m: int
+    device: torch.device
+    target: Tensor | None = None
+    x_label: Tensor | None = None
+    y_label: Tensor | None = None
+    candidate_log_weight: Tensor | None = None
+
+    @property
+    def tensors(self):
+        """The tuple that `mi_ext.ops` and `mi_ext.reference` take."""
+        return self.target, self.x_label, self.y_label, self.candidate_log_weight
+
+    @property
+    def uniform(self) -> bool:
+        """Every row has the same number of negatives, known without looking at data."""
+        return self.x_label is None and self.candidate_log_weight is None
+
+    def row_counts(self) -> int | Tensor:
+        """Number of negatives of a query: an int where all rows agree, else int64 [n]."""
+        all_but_positive = max(self.m - (self.target is not None), 0)
+        if self.uniform or self.n == 0:
+            return all_but_positive
+        kept = self._kept_columns()
+        count = kept.sum().expand(self.n)
+        if self.x_label is not None:
+            row, column, n_labels = self._label_index()
+            count = count - kept.new_zeros(n_labels).index_add(0, column, kept)[row]
+        if self.target is not None:
+            count = count - kept[self.target] * self._target_has_other_label()
+        if readable(count) and bool((count == count[0]).all()):
+            return int(count[0])
+        return count
+
+    def column_counts(self) -> Tensor:
+        """float64 [m]: number of queries of which candidate j is a negative."""
+        count = torch.full((self.m,), self.n, device=self.device)
+        if self.x_label is not None:
+            row, column, n_labels = self._label_index()
+            count = count - torch.bincount(row, minlength=n_labels)[column]
+        if self.target is not None:
+            count = count - torch.zeros_like(count).index_add(0, self.target, self._target_has_other_label())
+        return (count * self._kept_columns()).double()
+
+    def log_column_mass(self) -> Tensor:
+        """float64 [m]: log Σ e^{v_j} over the pairs of column j, −inf for a column that is nobody's negative."""
+        log_count = self.column_counts().log()
+        if self.candidate_log_weight is None:
+            return log_count
+        return log_count + self.candidate_log_weight.double()
+
+    def mass(self) -> float | Tensor:
+        """N⁻: the number of (query, negative) pairs, or Σ e^{v_j} over them."""
+        if self.uniform:
+            return float(self.n * self.row_counts())
+        return self.column_counts().sum() if self.candidate_log_weight is None else self.log_mass().exp()
+
+    def log_mass(self) -> float | Tensor:
+        """log N⁻, −inf without negatives."""
+        if self.uniform:
+            return math.log(self.mass()) if self.mass() > 0 else -math.inf
+        return self.mass().log() if self.candidate_log_weight is None else log_sum_exp(self.log_column_mass())
+
+    def _kept_columns(self) -> Tensor:
+        if self.candidate_log_weight is None:
+            return torch.ones(self.m, dtype=torch.int64, device=self.device)
+        return (self.candidate_log_weight != -math.inf).long()
+
+    def _label_index(self) -> tuple[Tensor, Tensor, int]:
+        """Labels of rows and columns renumbered 0, 1, …, and how many there are."""
+        values, index = torch.unique(torch.cat([self.x_label, self.y_label]), return_inverse=True)
+        return index[: self.n], index[self.n :], values.numel()
+
+    def _target_has_other_label(self) -> Tensor:
+        """int64 [n]: 1 where the positive is not already excluded by its label."""
+        if self.x_label is None:
+            return torch.ones_like(self.target)
+        return (self.x_label != self.y_label[self.target]).long()

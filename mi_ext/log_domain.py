@@ -1,0 +1,32 @@
+"""Log-domain arithmetic with −inf as the unit of log-sum-exp: what takes no part gets a gradient of 0, never NaN.
+
+torch.logsumexp and torch.logaddexp return the right value, −inf, when every term is −inf, but their gradients are then
+exp(−inf − (−inf)) = NaN. Here a −inf term is a constant.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def constant_at_minus_infinity(t: Tensor) -> Tensor:
+    """The identity; its gradient is 0 where t = −inf, whatever arrives from above (NaN included)."""
+    return torch.where(t == -math.inf, -math.inf, t)
+
+
+def log_sum_exp(t: Tensor, dim: int = 0) -> Tensor:
+    """log Σ exp(t) along `dim`; −inf over nothing."""
+    if t.shape[dim] == 0:
+        return t.sum(dim).fill_(-math.inf)
+    return torch.logsumexp(constant_at_minus_infinity(t), dim)
+
+
+def log_add_exp(a: Tensor, b: Tensor) -> Tensor:
+    """log(e^a + e^b)."""
+    return torch.logaddexp(constant_at_minus_infinity(a), constant_at_minus_infinity(b))
+
+
+def softplus(z: Tensor) -> Tensor:
+    """log(1 + e^z), exact everywhere: torch's softplus returns z above a threshold of 20, which drops e^{−20}."""
+    return torch.logaddexp(z.new_zeros(()), z)

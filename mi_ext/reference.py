@@ -1,0 +1,106 @@
+"""The oracle: the operations of `mi_ext.ops`, with the same signatures, in plain torch on the explicit score matrix.
+
+    s_ij = scale · <x_i, y_j>            rows = queries x [n, d], columns = candidates y [m, d], natural-log domain
+    N_i  = {j : j ≠ target_i, x_label_i ≠ y_label_j, v_j > −inf}                         the negatives of row i
+    a_i  = log Σ_{j ∈ N_i} exp(s_ij + v_j)                                               `negative_lse`
+    c_j  = log Σ_{i : j ∈ N_i} exp(s_ij + v_j)                                           `column_negative_lse`
+
+`exclusions` = (target [n], x_label [n], y_label [m], candidate_log_weight v [m]), each None or a tensor. Everything is
+computed in the dtype of x and y and is differentiable any number of times: float64 inputs give the truth, float32 or
+bfloat16 inputs what dense torch would give. A row without negatives has a_i = −inf, gradient 0; NaN stays in its row.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .log_domain import log_add_exp, log_sum_exp, softplus
+
+Exclusion = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def negative_mask(n: int, m: int, exclusions: Exclusion, device: torch.device) -> Tensor:
+    """Bool [n, m]: True where candidate j is a negative of query i."""
+    target, x_label, y_label, log_weight = exclusions
+    keep = torch.ones(n, m, dtype=torch.bool, device=device)
+    if target is not None:
+        keep = keep & (torch.arange(m, device=device) != target[:, None])
+    if x_label is not None:
+        keep = keep & (x_label[:, None] != y_label)
+    if log_weight is not None:
+        keep = keep & (log_weight != -math.inf)
+    return keep
+
+
+def weighted_negatives(scores: Tensor, exclusions: Exclusion) -> Tensor:
+    """[n, m]: s_ij + v_j on negatives, −inf elsewhere. Scaling precedes the mask, so no 0 · inf reaches the scale."""
+    keep = negative_mask(*scores.shape, exclusions, scores.device)
+    log_weight = exclusions[3]
+    weighted = scores if log_weight is None else scores + log_weight.to(scores.dtype)
+    return torch.where(keep, weighted, -math.inf)
+
+
+def positives(scores: Tensor, target: Tensor | None) -> Tensor | None:
+    """[n]: s_{i, target_i}."""
+    return None if target is None else scores.gather(1, target[:, None]).squeeze(1)
+
+
+def statistics(scores: Tensor, exclusions: Exclusion, columns: bool = False):
+    """(positive [n] or None, negative_lse [n], column_negative_lse [m] or None) of a given score matrix."""
+    negatives = weighted_negatives(scores, exclusions)
+    return (
+        positives(scores, exclusions[0]),
+        log_sum_exp(negatives, 1),
+        log_sum_exp(negatives, 0) if columns else None,
+    )
+
+
+def softplus_sum(scores: Tensor, exclusions: Exclusion) -> Tensor:
+    """Σ over negatives of e^{v_j} softplus(s_ij)."""
+    keep = negative_mask(*scores.shape, exclusions, scores.device)
+    terms = softplus(torch.where(keep, scores, -math.inf))
+    if exclusions[3] is not None:
+        terms = exclusions[3].to(scores.dtype).exp() * terms
+    return terms.sum()
+
+
+def clipped_log_partition(scores: Tensor, exclusions: Exclusion, tau: float) -> Tensor:
+    """log Σ over negatives of exp(v_j + clamp(s_ij, −tau, tau))."""
+    return log_sum_exp(weighted_negatives(scores.clamp(-tau, tau), exclusions).flatten())
+
+
+def _dot_scores(x: Tensor, y: Tensor, scale, bias=0.0) -> Tensor:
+    return scale * (x @ y.T) + bias
+
+
+def dot_statistics(x, y, scale, exclusions, columns=False):
+    """(positive, negative_lse, column_negative_lse); the first None without a target, the last unless columns=True."""
+    return statistics(_dot_scores(x, y, scale), exclusions, columns)
+
+
+def dot_cross_entropy_sum(x, y, scale, exclusions, external_positive, a, b):
+    """Σ_i [a + softplus(b + lse_i − p_i − a)], or Σ_i [b + lse_i − p_i] when a = −inf."""
+    positive, lse, _ = dot_statistics(x, y, scale, exclusions)
+    excess = b + lse - (external_positive if positive is None else positive)
+    return (excess if a == -math.inf else a + softplus(excess - a)).sum()
+
+
+def dot_log_partition(x, y, scale, exclusions, external_positive, a, b):
+    """(log Σ_i exp logaddexp(p_i + a, b + lse_i), positive or None)."""
+    positive, lse, _ = dot_statistics(x, y, scale, exclusions)
+    p = external_positive if positive is None else positive
+    rows = b + lse if a == -math.inf else log_add_exp(p + a, b + lse)
+    return log_sum_exp(rows), positive
+
+
+def dot_softplus_sum(x, y, scale, bias, exclusions):
+    """(Σ over negatives of e^{v_j} softplus(s_ij + bias), positive including the bias or None)."""
+    scores = _dot_scores(x, y, scale, bias)
+    return softplus_sum(scores, exclusions), positives(scores, exclusions[0])
+
+
+def dot_clipped_log_partition(x, y, scale, bias, exclusions, tau):
+    """log Σ over negatives of exp(v_j + clamp(s_ij + bias, −tau, tau)); by contract without a gradient."""
+    with torch.no_grad():
+        return clipped_log_partition(_dot_scores(x, y, scale, bias), exclusions, tau)

@@ -1,0 +1,231 @@
+"""Sources of scores and the reductions of them that every bound and loss is made of.
+
+    s_ij = scale · f(x_i, y_j) + bias     natural-log domain, rows = queries x, columns = candidates y
+    p_i                                   the score of query i with its positive
+    negative_lse_i  = log Σ_{j ∈ N_i} exp(s_ij + v_j)                  over the negatives of row i
+    R_i(a, b)       = logaddexp(p_i + a, b + negative_lse_i)           row log-partition with log-weights a and b
+    T(a, b)         = log Σ_i exp R_i(a, b)                            global log-partition
+
+Statistics are float64 inside, so that differences of large scores are exact; results are float32 for inputs of 32 or 16
+bits and float64 for float64 inputs. Everything is in nats.
+"""
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import validation
+from .exclusions import Exclusions
+from .log_domain import log_add_exp, log_sum_exp
+
+
+class Scores(ABC):
+    """Scores of n queries, each with one positive and its negatives: what a bound or a loss may ask for.
+
+    Attributes: `n_queries`; `n_negatives` (K − 1) and `n_candidates` (K), an int where all rows agree, else int64 [n];
+    `dtype` of the results. Statistics are computed once, when first asked for, and kept with their graph: two backward
+    passes through one object need retain_graph=True.
+    """
+
+    def __init__(self, n_queries: int, dtype: torch.dtype):
+        self.n_queries = n_queries
+        self.dtype = torch.promote_types(dtype, torch.float32)
+        self._kept: dict = {}
+
+    def double(self) -> "Scores":
+        """The same scores and statistics with float64 results, for sums in which large scores cancel."""
+        view = copy.copy(self)
+        view.dtype = torch.float64
+        return view
+
+    @property
+    @abstractmethod
+    def n_negatives(self) -> int | Tensor:
+        """K − 1."""
+
+    @property
+    def n_candidates(self) -> int | Tensor:
+        """K, the positive included."""
+        return self.n_negatives + 1
+
+    @property
+    @abstractmethod
+    def negative_mass(self) -> float | Tensor:
+        """N⁻: the number of (query, negative) pairs, or Σ e^{v_j} over them when candidates carry log-weights."""
+
+    @property
+    @abstractmethod
+    def log_negative_mass(self) -> float | Tensor:
+        """log N⁻."""
+
+    @property
+    def positive(self) -> Tensor:
+        """[n]: p_i."""
+        return self._positive().to(self.dtype)
+
+    @property
+    def negative_lse(self) -> Tensor:
+        """[n]: log Σ_{j ∈ N_i} exp(s_ij + v_j), −inf for a row without negatives."""
+        return self._statistics()[1].to(self.dtype)
+
+    def cross_entropy(self, positive_log_weight=0.0, negative_log_weight=0.0, reduction: str = "mean") -> Tensor:
+        """R_i(a, b) − p_i = a + softplus(b + negative_lse_i − p_i − a) with an exact softplus; in nats.
+
+        a = `positive_log_weight`, b = `negative_log_weight`: floats or tensors, () or [n]. a = −inf takes the positive
+        out of the denominator: b + negative_lse_i − p_i. `reduction`: "none" [n], "mean" or "sum"; the mean of 0
+        queries is a ValueError.
+        """
+        validation.one_of("reduction", reduction, ("none", "mean", "sum"))
+        a, b = self._log_weights(positive_log_weight, negative_log_weight)
+        if reduction == "none":
+            return self._cross_entropy(a, b).to(self.dtype)
+        self._check_mean(reduction)
+        total = self._cross_entropy_sum(a, b)
+        return (total / self.n_queries if reduction == "mean" else total).to(self.dtype)
+
+    def log_partition(self, positive_log_weight=0.0, negative_log_weight=0.0, reduction: str = "none") -> Tensor:
+        """R_i(a, b): "none" gives [n], "mean" its mean (a ValueError for 0 queries), "lse" T(a, b); in nats."""
+        validation.one_of("reduction", reduction, ("none", "mean", "lse"))
+        a, b = self._log_weights(positive_log_weight, negative_log_weight)
+        if reduction == "lse":
+            return self._global_log_partition(a, b).to(self.dtype)
+        self._check_mean(reduction)
+        rows = self._row_log_partition(a, b)
+        return (rows.mean() if reduction == "mean" else rows).to(self.dtype)
+
+    @abstractmethod
+    def negative_softplus_sum(self) -> Tensor:
+        """Σ over negatives of e^{v_j} softplus(s_ij)."""
+
+    @abstractmethod
+    def clipped_log_partition(self, tau: float) -> Tensor:
+        """log Σ over negatives of exp(v_j + clamp(s_ij, −tau, tau)), without a gradient."""
+
+    @property
+    def column_negative_lse(self) -> Tensor:
+        """[m]: log Σ_{i : j ∈ N_i} exp(s_ij + v_j), −inf for a column that is nobody's negative."""
+        raise self._no_columns("column_negative_lse")
+
+    @property
+    def column_negatives(self) -> Tensor:
+        """float64 [m]: number of queries of which candidate j is a negative."""
+        raise self._no_columns("column_negatives")
+
+    @property
+    def log_column_mass(self) -> Tensor:
+        """float64 [m]: log Σ_i e^{v_j} over the pairs counted by `column_negatives`."""
+        raise self._no_columns("log_column_mass")
+
+    def shuffled(self, index: Tensor) -> Tensor:
+        """[n]: s_{i, index_i}, the score of query i with candidate index_i."""
+        raise self._no_columns("shuffled")
+
+    def column_block(self, start: int, stop: int) -> Tensor:
+        """[n, stop − start]: scores of all queries with candidates start … stop − 1, positives included, without v."""
+        raise self._no_columns("column_block")
+
+    @abstractmethod
+    def _statistics(self, columns: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """float64 (positive [n], negative_lse [n], column_negative_lse [m] or None)."""
+
+    def _positive(self) -> Tensor:
+        return self._statistics()[0]
+
+    def _row_log_partition(self, a, b) -> Tensor:
+        positive, negative_lse, _ = self._statistics()
+        negatives = b + negative_lse
+        return negatives if _is_minus_infinity(a) else log_add_exp(positive + a, negatives)
+
+    def _cross_entropy(self, a, b) -> Tensor:
+        positive, negative_lse, _ = self._statistics()
+        excess = b + negative_lse - positive
+        if _is_minus_infinity(a):
+            return excess
+        return log_add_exp(torch.as_tensor(a, dtype=excess.dtype, device=excess.device), excess)
+
+    def _cross_entropy_sum(self, a, b) -> Tensor:
+        return self._cross_entropy(a, b).sum()
+
+    def _global_log_partition(self, a, b) -> Tensor:
+        return log_sum_exp(self._row_log_partition(a, b))
+
+    def _keep(self, name, compute: Callable):
+        """The value of `compute()`, once for each setting of grad mode: a value without a graph serves no_grad only."""
+        key = (name, torch.is_grad_enabled())
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
+
+    def _has(self, name) -> bool:
+        return (name, torch.is_grad_enabled()) in self._kept
+
+    def _log_weights(self, a, b):
+        n = self.n_queries
+        return validation.log_weight("positive_log_weight", a, n), validation.log_weight("negative_log_weight", b, n)
+
+    def _check_mean(self, reduction: str) -> None:
+        if reduction == "mean" and self.n_queries == 0:
+            raise ValueError("reduction: the mean over n = 0 queries is undefined; pass at least one query")
+
+    def _no_columns(self, what: str) -> ValueError:
+        name = type(self).__name__
+        return ValueError(f"{what}: {name} has no columns shared by its queries; use DotScores or DenseScores")
+
+
+class SharedColumnScores(Scores):
+    """Scores of n queries with the same m candidates, less some exclusions."""
+
+    def __init__(self, exclusions: Exclusions, dtype: torch.dtype):
+        super().__init__(exclusions.n, dtype)
+        self.exclusions = exclusions
+
+    @property
+    def target(self) -> Tensor | None:
+        """int64 [n]: the column of each query's positive; None when positives were given beside the candidates."""
+        return self.exclusions.target
+
+    @property
+    def n_negatives(self) -> int | Tensor:
+        return self._keep("row_counts", self.exclusions.row_counts)
+
+    @property
+    def negative_mass(self) -> float | Tensor:
+        return self._keep("mass", self.exclusions.mass)
+
+    @property
+    def log_negative_mass(self) -> float | Tensor:
+        return self._keep("log mass", self.exclusions.log_mass)
+
+    @property
+    def column_negatives(self) -> Tensor:
+        return self._keep("column_counts", self.exclusions.column_counts)
+
+    @property
+    def log_column_mass(self) -> Tensor:
+        return self._keep("log_column_mass", self.exclusions.log_column_mass)
+
+    @property
+    def column_negative_lse(self) -> Tensor:
+        return self._statistics(columns=True)[2].to(self.dtype)
+
+    def _statistics(self, columns: bool = False):
+        if not columns and not self._has("statistics with columns"):
+            return self._keep("statistics", lambda: self._compute_statistics(False))
+        return self._keep("statistics with columns", lambda: self._compute_statistics(True))
+
+    def _has_statistics(self) -> bool:
+        return self._has("statistics") or self._has("statistics with columns")
+
+    @abstractmethod
+    def _compute_statistics(self, columns: bool): ...
+
+    def _check_index(self, index: Tensor) -> None:
+        validation.candidate_index("index", index, self.n_queries, self.exclusions.m, self.exclusions.device)
+
+
+def _is_minus_infinity(a) -> bool:
+    return isinstance(a, float) and a == -math.inf

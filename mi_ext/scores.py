@@ -1,0 +1,174 @@
+"""Where scores come from: products of embeddings (`DotScores`) or a given matrix (`DenseScores`).
+
+What both offer, and the definitions of p_i, negative_lse, R and T, are in `mi_ext.score_source`.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from . import ops, reference, validation
+from .exclusions import Exclusions
+from .score_source import Scores, SharedColumnScores
+
+__all__ = ["DenseScores", "DotScores", "Scores", "column_blocks"]
+
+_BLOCK_ENTRIES = 1 << 20
+
+
+def column_blocks(n: int, m: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of consecutive blocks of columns with about 2^20 scores each."""
+    width = max(1, _BLOCK_ENTRIES // max(n, 1))
+    for start in range(0, m, width):
+        yield start, min(start + width, m)
+
+
+class DotScores(SharedColumnScores):
+    """s_ij = scale · <x_i, y_j> + bias, reduced tile by tile: no n×m matrix is ever stored.
+
+    x [n, d]; y [m, d]; mixed floating dtypes are promoted. The positives are, in this order of preference:
+    `positive` [n, d], one vector for each query beside the candidates (a queue, a memory bank): K = m + 1;
+    `target` int64 [n], so that y[target_i] is the positive of query i and the other m − 1 its negatives: K = m;
+    by default target = arange(n), which needs m ≥ n.
+
+    scale: finite and not 0 (it may be negative), 1/temperature; bias: finite; each a float or a 0-dim tensor, which
+    gets a gradient. labels: (labels of x [n], labels of y [m]), integers; the same label means never a negative, but
+    the positive always stays. candidate_log_weight v [m]: added to the scores of negatives only; −inf removes column j
+    as a negative; it gets a gradient if it requires one.
+
+    Raises TypeError or ValueError naming the argument; giving both `target` and `positive` is an error.
+    """
+
+    def __init__(
+        self, x, y, scale=1.0, bias=None, target=None, *, positive=None, labels=None, candidate_log_weight=None
+    ):
+        validation.floating_matrix("x", x)
+        validation.floating_matrix("y", y, "[m, d]")
+        validation.same_width("y", y, x)
+        validation.scalar("scale", scale, non_zero=True)
+        validation.scalar("bias", 0.0 if bias is None else bias)
+        validation.log_weight_per_candidate(candidate_log_weight, len(y), x)
+        n, m = len(x), len(y)
+        dtype = torch.promote_types(x.dtype, y.dtype)
+        if positive is None:
+            target = validation.target_or_default(target, n, m, x)
+        else:
+            validation.external_positive(positive, target, x)
+            dtype = torch.promote_types(dtype, positive.dtype)
+        x_label, y_label = validation.label_pair(labels, n, m, x)
+        super().__init__(Exclusions(n, m, x.device, target, x_label, y_label, candidate_log_weight), dtype)
+        self.x, self.y, self.scale = x.to(dtype), y.to(dtype), scale if isinstance(scale, Tensor) else float(scale)
+        self.bias = 0.0 if bias is None else bias.double() if isinstance(bias, Tensor) else float(bias)
+        self._given_positive = positive
+
+    def negative_softplus_sum(self) -> Tensor:
+        log_weight = self.exclusions.candidate_log_weight
+        if log_weight is not None and log_weight.requires_grad:
+            return self._softplus_by_columns().to(self.dtype)
+        bias = torch.as_tensor(self.bias, dtype=torch.float64, device=self.x.device)
+        total, positive = ops.dot_softplus_sum(self.x, self.y, self.scale, bias, self.exclusions.tensors)
+        if positive is not None:
+            self._keep("positive", positive.double)
+        return total.to(self.dtype)
+
+    @torch.no_grad()
+    def clipped_log_partition(self, tau: float) -> Tensor:
+        bias = torch.as_tensor(self.bias, dtype=torch.float64, device=self.x.device)
+        value = ops.dot_clipped_log_partition(self.x, self.y, self.scale, bias, self.exclusions.tensors, tau)
+        return value.to(self.dtype)
+
+    def shuffled(self, index: Tensor) -> Tensor:
+        self._check_index(index)
+        return (self._row_scores(self.y[index]) + self.bias).to(self.dtype)
+
+    def column_block(self, start: int, stop: int) -> Tensor:
+        y = self.y[start:stop].to(self.dtype)
+        return (self.scale * (self.x.to(self.dtype) @ y.T) + self.bias).to(self.dtype)
+
+    def _positive(self) -> Tensor:
+        if self._given_positive is not None:
+            return self._external_positive() + self.bias
+        if self._has("positive") and not self._has_statistics():
+            return self._keep("positive", self._statistics)  # kept already, by a fused reduction
+        return self._statistics()[0]
+
+    def _compute_statistics(self, columns: bool):
+        results = ops.dot_statistics(self.x, self.y, self.scale, self.exclusions.tensors, columns)
+        positive = results[0] if self._given_positive is None else self._external_positive()
+        return tuple(None if t is None else t.double() + self.bias for t in (positive, *results[1:]))
+
+    def _cross_entropy_sum(self, a, b) -> Tensor:
+        if not self._fuses(a, b):
+            return super()._cross_entropy_sum(a, b)
+        tensors, positive = self.exclusions.tensors, self._external_positive()
+        return ops.dot_cross_entropy_sum(self.x, self.y, self.scale, tensors, positive, a, b)
+
+    def _global_log_partition(self, a, b) -> Tensor:
+        if not self._fuses(a, b):
+            return super()._global_log_partition(a, b)
+        tensors, external = self.exclusions.tensors, self._external_positive()
+        value, positive = ops.dot_log_partition(self.x, self.y, self.scale, tensors, external, a, b)
+        if positive is not None:
+            self._keep("positive", lambda: positive.double() + self.bias)
+        return value + self.bias
+
+    def _fuses(self, a, b) -> bool:
+        """One pass gives value and gradient: for constant log-weights, unless the statistics are already there."""
+        return not (isinstance(a, Tensor) or isinstance(b, Tensor) or self._has_statistics())
+
+    def _external_positive(self) -> Tensor | None:
+        """float64 [n]: scale · <x_i, positive_i>, without the bias."""
+        if self._given_positive is None:
+            return None
+        return self._keep("external positive", lambda: self._row_scores(self._given_positive))
+
+    def _row_scores(self, other: Tensor) -> Tensor:
+        return self.scale * (self.x.double() * other.double()).sum(1)
+
+    def _softplus_by_columns(self) -> Tensor:
+        """Σ e^{v_j} softplus(s_ij) with a gradient to v: dense blocks of columns, recomputed in the backward pass."""
+        target, x_label, y_label, log_weight = self.exclusions.tensors
+
+        def block(start: int, stop: int) -> Tensor:
+            labels = (None, None) if y_label is None else (x_label, y_label[start:stop])
+            here = (None if target is None else target - start, *labels, log_weight[start:stop])
+            return reference.softplus_sum(self.column_block(start, stop).double(), here)
+
+        blocks = column_blocks(len(self.x), len(self.y))
+        none = torch.zeros((), dtype=torch.float64, device=self.x.device)
+        return sum((checkpoint(block, start, stop, use_reentrant=False) for start, stop in blocks), start=none)
+
+
+class DenseScores(SharedColumnScores):
+    """A given score matrix: the fallback for any critic, and the version to read.
+
+    matrix [n, m], rows = queries; target int64 [n], the column of each query's positive, default arange(n), which needs
+    m ≥ n. All other columns are negatives; −inf entries take no part. Raises TypeError or ValueError by argument.
+    """
+
+    def __init__(self, matrix: Tensor, target: Tensor | None = None):
+        validation.floating_matrix("matrix", matrix, "[n, m]")
+        n, m = matrix.shape
+        target = validation.target_or_default(target, n, m, matrix)
+        super().__init__(Exclusions(n, m, matrix.device, target), matrix.dtype)
+        self.matrix = matrix.to(self.dtype)
+
+    def _compute_statistics(self, columns: bool):
+        results = reference.statistics(self.matrix, self.exclusions.tensors, columns)
+        return tuple(None if t is None else t.double() for t in results)
+
+    def negative_softplus_sum(self) -> Tensor:
+        return reference.softplus_sum(self.matrix.double(), self.exclusions.tensors).to(self.dtype)
+
+    @torch.no_grad()
+    def clipped_log_partition(self, tau: float) -> Tensor:
+        return reference.clipped_log_partition(self.matrix.double(), self.exclusions.tensors, tau).to(self.dtype)
+
+    def shuffled(self, index: Tensor) -> Tensor:
+        self._check_index(index)
+        return reference.positives(self.matrix, index).to(self.dtype)
+
+    def column_block(self, start: int, stop: int) -> Tensor:
+        return self.matrix[:, start:stop].to(self.dtype)

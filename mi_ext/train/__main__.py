@@ -1,0 +1,13 @@
+"""The command line: one command for each experiment."""
+
+import typer
+
+from .gaussians import gaussians
+from .mnist_halves import mnist_halves
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Reference experiments on mutual information.")
+app.command("gaussians")(gaussians)
+app.command("mnist_halves")(mnist_halves)
+
+if __name__ == "__main__":
+    app()

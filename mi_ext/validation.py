@@ -1,0 +1,139 @@
+"""Checks of what a user passes: each error names the argument, what was expected, what came and what to do."""
+
+import math
+
+import torch
+from torch import Tensor
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def readable(t: Tensor) -> bool:
+    """Values may be looked at: not while torch.compile or export traces, not for fake or meta tensors."""
+    if torch.compiler.is_compiling() or t.device.type == "meta":
+        return False
+    return type(t) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(t)
+
+
+def floating_matrix(name: str, t: Tensor, shape: str = "[n, d]") -> None:
+    if not isinstance(t, Tensor) or not t.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor {shape}, got {describe(t)}")
+    if t.dim() != 2:
+        raise ValueError(f"{name}: expected two dimensions {shape}, got shape {tuple(t.shape)}")
+
+
+def describe(value) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of dtype {value.dtype} and shape {tuple(value.shape)}"
+    return f"{type(value).__name__} {value!r}"
+
+
+def same_width(name: str, t: Tensor, x: Tensor) -> None:
+    if t.shape[1] != x.shape[1]:
+        raise ValueError(f"{name}: expected the width of x, d = {x.shape[1]}, got shape {tuple(t.shape)}")
+    same_device(name, t, x.device)
+
+
+def same_device(name: str, t: Tensor, device: torch.device) -> None:
+    if t.device != device:
+        raise ValueError(f"{name}: expected a tensor on {device}, like x, got {t.device}; move it with .to(x.device)")
+
+
+def target_or_default(target: Tensor | None, n: int, m: int, x: Tensor) -> Tensor:
+    """int64 [n] with values in [0, m); arange(n) when not given."""
+    if target is None:
+        if m < n:
+            raise ValueError(
+                f"target: the default, candidate i for query i, needs at least n = {n} candidates, got m = {m}; "
+                "pass target=, the index of each query's positive, or positive=, the positives themselves"
+            )
+        return torch.arange(n, device=x.device)
+    candidate_index("target", target, n, m, x.device)
+    return target
+
+
+def candidate_index(name: str, index: Tensor, n: int, m: int, device: torch.device) -> None:
+    """int64 [n] with values in [0, m)."""
+    if not isinstance(index, Tensor) or index.dtype != torch.int64:
+        raise TypeError(f"{name}: expected an int64 tensor [n], got {describe(index)}")
+    if index.shape != (n,):
+        raise ValueError(f"{name}: expected one index per query, shape ({n},), got {tuple(index.shape)}")
+    same_device(name, index, device)
+    if n > 0 and readable(index):
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= m:
+            raise ValueError(f"{name}: expected candidate indices in [0, {m}), got values from {low} to {high}")
+
+
+def external_positive(positive: Tensor, target: Tensor | None, x: Tensor) -> None:
+    """[n, d] beside the candidates, so without a target among them."""
+    if target is not None:
+        raise ValueError(
+            "target, positive: expected one of them, got both; target= picks positives from y, positive= adds them"
+        )
+    floating_matrix("positive", positive)
+    if positive.shape != x.shape:
+        raise ValueError(f"positive: expected the shape of x, {tuple(x.shape)}, got {tuple(positive.shape)}")
+    same_device("positive", positive, x.device)
+
+
+def label_pair(labels, n: int, m: int, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """(labels of the queries [n], labels of the candidates [m]) as int64."""
+    if labels is None:
+        return None, None
+    if not isinstance(labels, (tuple, list)) or len(labels) != 2:
+        raise TypeError(f"labels: expected a pair (labels of x [n], labels of y [m]), got {describe(labels)}")
+    for side, label, size in zip(("x", "y"), labels, (n, m), strict=True):
+        if not isinstance(label, Tensor) or label.dtype not in _INTEGERS:
+            raise TypeError(f"labels: expected integer tensors, got {describe(label)} for {side}")
+        if label.shape != (size,):
+            raise ValueError(f"labels: expected shape ({size},) for {side}, got {tuple(label.shape)}")
+        same_device("labels", label, x.device)
+    return labels[0].long(), labels[1].long()
+
+
+def log_weight_per_candidate(log_weight: Tensor | None, m: int, x: Tensor) -> None:
+    if log_weight is None:
+        return
+    if not isinstance(log_weight, Tensor) or not log_weight.is_floating_point():
+        raise TypeError(f"candidate_log_weight: expected a floating-point tensor [m], got {describe(log_weight)}")
+    if log_weight.shape != (m,):
+        raise ValueError(
+            f"candidate_log_weight: expected one log-weight per candidate, shape ({m},), got {tuple(log_weight.shape)}"
+        )
+    same_device("candidate_log_weight", log_weight, x.device)
+
+
+def scalar(name: str, value, *, non_zero: bool = False) -> None:
+    """A finite float or 0-dim tensor."""
+    if isinstance(value, Tensor):
+        if value.dim() != 0:
+            raise ValueError(f"{name}: expected a float or a 0-dim tensor, got {describe(value)}; use .reshape(())")
+        if not readable(value):
+            return
+        value = value.detach().item()
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a float or a 0-dim tensor, got {describe(value)}")
+    if torch.compiler.is_compiling():
+        return
+    if not math.isfinite(value) or (non_zero and value == 0):
+        expected = "a finite number other than 0" if non_zero else "a finite number"
+        raise ValueError(f"{name}: expected {expected}, got {value}")
+
+
+def log_weight(name: str, value, n: int):
+    """A float below +inf (−inf removes the term), or a tensor () or [n]; returned as a float or a float64 tensor."""
+    if isinstance(value, Tensor):
+        if value.shape not in ((), (n,)):
+            raise ValueError(f"{name}: expected a float or a tensor () or ({n},), got shape {tuple(value.shape)}")
+        return value.double()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a float or a tensor, got {describe(value)}")
+    if math.isnan(value) or value == math.inf:
+        raise ValueError(f"{name}: expected a log-weight below +inf (−inf removes the term), got {value}")
+    return float(value)
+
+
+def one_of(name: str, value, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
