@@ -8,7 +8,6 @@ namespace mi {
 namespace MI_ISA {
 
 constexpr int64_t kChunk = 64;           // columns of d handled together; the pitch of a copied candidate
-constexpr int64_t kQueryBlock = 96;      // queries a thread holds at a time
 constexpr int64_t kCandidateBlock = 96;  // candidates that pass a panel of queries, or two products, at a time
 
 MI_INLINE int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -115,7 +114,6 @@ struct QueryBlock {
   int64_t first = 0, rows = 0, vectors = 0;
   int64_t width = 0;                // padded d
   T* natural = nullptr;             // [rows][width]
-  T* transposed = nullptr;          // [d][kQueryBlock], times scale log2 e
   T* positive = nullptr;            // [kQueryBlock] score of the positive, log2 units
   int64_t* target = nullptr;        // [kQueryBlock]
   IntOf<T>* label = nullptr;        // [kQueryBlock]
@@ -124,7 +122,6 @@ struct QueryBlock {
   void place(const DotProblem& p, Arena& arena) {
     width = padded<T>(p.dim);
     natural = arena.take<T>(kQueryBlock * width);
-    transposed = arena.take<T>(p.dim * kQueryBlock);
     positive = arena.take<T>(kQueryBlock);
     if (p.exclusions.target) target = arena.take<int64_t>(kQueryBlock);
     if (p.exclusions.query_label) label = arena.take<IntOf<T>>(kQueryBlock);
@@ -143,11 +140,6 @@ struct QueryBlock {
       convert(natural + i * width, p.queries, p.dtype, first + i, 0, p.dim);
       for (int64_t k = p.dim; k < width; k++) natural[i * width + k] = 0;
     }
-    const T factor = static_cast<T>(p.scale * kLog2E);
-    for (int64_t k0 = 0; k0 < p.dim; k0 += 16)
-      for (int64_t i = 0; i < vectors * kLanes<T>; i++)
-        for (int64_t k = k0; k < smaller(k0 + 16, p.dim); k++)
-          transposed[k * kQueryBlock + i] = i < rows ? natural[i * width + k] * factor : T(0);
     for (int64_t i = 0; i < kQueryBlock; i++) {
       if (target) target[i] = i < rows ? p.exclusions.target[first + i] : -1;
       if (label) label[i] = i < rows ? static_cast<IntOf<T>>(p.exclusions.query_label[first + i]) : 0;
@@ -155,6 +147,22 @@ struct QueryBlock {
     }
     if (target)
       for (int64_t i = 0; i < rows; i++) has_positive[target[i] / kRowsHigh] = 1;
+  }
+};
+
+// A block's queries across the lanes, [d][kQueryBlock], times scale log2 e.
+template <class T>
+struct TransposedQueries {
+  T* data = nullptr;
+
+  void place(const DotProblem& p, Arena& arena) { data = arena.take<T>(p.dim * kQueryBlock); }
+
+  void fill(const DotProblem& p, const QueryBlock<T>& queries) const {
+    const T factor = static_cast<T>(p.scale * kLog2E);
+    for (int64_t k0 = 0; k0 < p.dim; k0 += 16)
+      for (int64_t i = 0; i < queries.vectors * kLanes<T>; i++)
+        for (int64_t k = k0; k < smaller(k0 + 16, p.dim); k++)
+          data[k * kQueryBlock + i] = i < queries.rows ? queries.natural[i * queries.width + k] * factor : T(0);
   }
 };
 

@@ -10,14 +10,14 @@
 namespace mi {
 namespace MI_ISA {
 
-template <class T>
+template <class Products>
 struct FusedWalk {
+  using T = typename Products::Scalar;
   struct Slot {
+    typename Products::Slot own;
     QueryBlock<T> queries;
     RowSums<T> sums;
-    T* exponentials = nullptr;            // E [m][kQueryBlock]
-    T* weighted = nullptr;                // c x, by chunks
-    T* products = nullptr;                // [kQueryBlock][width]
+    T* sums_of_products = nullptr;        // [kQueryBlock][width] sum_j E_ij y_j
     T* coefficient = nullptr;             // [kQueryBlock] c_i scale
     double reference = kLowestReference;  // global partition: log2 units the slot's sums are measured against
   };
@@ -30,7 +30,7 @@ struct FusedWalk {
   double* positive_gradient;  // [n] dL/dz_i
   int slot_count;
   int64_t width = padded<T>(p.dim);
-  Candidates<T> candidates = {};
+  Products products = {};
   CandidateSide<T> side = {};
   std::unique_ptr<Slot[]> slots{new Slot[slot_count]};
   std::unique_ptr<CandidateSums<T>[]> candidate_sums{new CandidateSums<T>[slot_count]};
@@ -38,16 +38,15 @@ struct FusedWalk {
   double* row_reference = nullptr;  // [n] global partition: the slot's reference when the row was written
 
   void place(Arena& arena) {
-    candidates.place(p, arena);
+    products.place(p, arena);
     side.place(p, arena);
     scale_part = arena.take<double>(p.n());
     row_reference = arena.take<double>(p.n());
     for (int s = 0; s < slot_count; s++) {
       slots[s].queries.place(p, arena);
       slots[s].sums.place(arena);
-      slots[s].exponentials = arena.take<T>(p.m() * kQueryBlock);
-      slots[s].weighted = arena.take<T>(kQueryBlock * round_up(width, kChunk));
-      slots[s].products = arena.take<T>(kQueryBlock * width);
+      products.place_slot(p, slots[s].own, arena);
+      slots[s].sums_of_products = arena.take<T>(kQueryBlock * width);
       slots[s].coefficient = arena.take<T>(kQueryBlock);
       candidate_sums[s].place(p, g, s, width, arena);
     }
@@ -55,7 +54,7 @@ struct FusedWalk {
 
   void prepare(int s) {
     const Range columns = part_of(p.m(), s, slot_count, kCandidateBlock);
-    candidates.fill(p, columns.first, columns.last);
+    products.fill(p, columns);
     side.fill(p, columns.first, columns.last, false);
     slots[s].queries.clear_marks(p);
     std::memset(candidate_sums[s].sums, 0, p.m() * width * sizeof(T));
@@ -66,23 +65,12 @@ struct FusedWalk {
     const Range rows = part_of(p.n(), s, slot_count, kLanes<T>);
     for (int64_t i = rows.first; i < rows.last; i += kQueryBlock) {
       slot.queries.load(p, i, smaller(kQueryBlock, rows.last - i));
-      exponentiate(slot);
+      slot.sums.clear();
+      products.exponentiate(p, side, slot.queries, slot.own, slot.sums);
       finish_rows(s);
-      multiply(s);
+      products.multiply(p, slot.queries, slot.own, slot.coefficient, slot.sums_of_products, candidate_sums[s].sums);
+      write_rows(slot);
     }
-  }
-
-  void exponentiate(Slot& slot) {
-    const BlockScores<T> scores{p, candidates, side, slot.queries};
-    slot.sums.clear();
-    for_score_tiles(
-        slot.queries, 0, p.m(),
-        [&](auto rows, auto vectors, int64_t j, int64_t vector) {
-          const Referenced<T> done{slot.exponentials, j};
-          lazy_exponential_tile<T, rows(), vectors()>(scores, slot.sums, done, j, vector,
-                                                      slot.exponentials + j * kQueryBlock);
-        },
-        [&](int64_t) { slot.sums.fold(); });
   }
 
   // Statistics of the block's rows, and the coefficients c_i.
@@ -124,21 +112,11 @@ struct FusedWalk {
     slot.reference = highest;
   }
 
-  void multiply(int s) {
-    Slot& slot = slots[s];
-    T* sums = candidate_sums[s].sums;
-    weigh_queries(slot.queries, slot.coefficient, slot.weighted);
-    std::memset(slot.products, 0, slot.queries.rows * width * sizeof(T));
-    for (int64_t j = 0; j < p.m(); j += kCandidateBlock) {
-      const int64_t count = smaller(kCandidateBlock, p.m() - j);
-      const T* exponentials = slot.exponentials + j * kQueryBlock;
-      add_query_products(exponentials, candidates, j, count, slot.queries, slot.products);
-      add_candidate_products(exponentials, slot.weighted, count, slot.queries, sums + j * width, width);
-    }
+  void write_rows(const Slot& slot) {
     for (int64_t b = 0; b < slot.queries.rows; b++) {
       const int64_t i = slot.queries.first + b;
       T* out = g.queries ? static_cast<T*>(g.queries) + i * p.dim : nullptr;
-      scale_part[i] = write_query_gradient(slot.queries, b, slot.products + b * width,
+      scale_part[i] = write_query_gradient(slot.queries, b, slot.sums_of_products + b * width,
                                            static_cast<double>(slot.coefficient[b]) / p.scale, p.scale, p.dim, out);
     }
   }
@@ -167,15 +145,15 @@ struct FusedWalk {
       for (int64_t i = rows.first; i < rows.last; i++)
         for (int64_t k = 0; k < p.dim; k++)
           static_cast<T*>(g.queries)[i * p.dim + k] *= static_cast<T>(row_reference[i]);
-    add_positive_gradients(p, positive_gradient, g, rows, columns, slots[s].products);
+    add_positive_gradients(p, positive_gradient, g, rows, columns, slots[s].sums_of_products);
   }
 };
 
-template <class T>
+template <class Products>
 void dot_fused(const DotProblem& p, const PartitionWeights& weights, const double* external_positive,
                const DotStatistics& statistics, const DotGradients& g, double* positive_gradient) {
-  const int slots = slots_for(p.threads, round_up(p.n(), kLanes<T>) / kLanes<T>);
-  FusedWalk<T> walk{p, weights, external_positive, statistics, g, positive_gradient, slots};
+  const int slots = slots_for(p.threads, round_up(p.n(), kLanes<float>) / kLanes<float>);
+  FusedWalk<Products> walk{p, weights, external_positive, statistics, g, positive_gradient, slots};
   Workspace workspace([&](Arena& arena) { walk.place(arena); });
   for_slots(slots, [&](int s) { walk.prepare(s); });
   for_slots(slots, [&](int s) { walk.walk(s); });

@@ -103,6 +103,7 @@ template <class T>
 struct GradientWalk {
   struct Slot {
     QueryBlock<T> queries;
+    TransposedQueries<T> transposed;
     T* weights = nullptr;                    // E [kCandidateBlock][kQueryBlock]
     T* weighted = nullptr;                   // c x, by chunks
     T* products = nullptr;                   // [kQueryBlock][width]
@@ -127,6 +128,7 @@ struct GradientWalk {
     scale_part = arena.take<double>(p.n());
     for (int s = 0; s < slot_count; s++) {
       slots[s].queries.place(p, arena);
+      slots[s].transposed.place(p, arena);
       slots[s].weights = arena.take<T>(kCandidateBlock * kQueryBlock);
       slots[s].weighted = arena.take<T>(kQueryBlock * round_up(width, kChunk));
       slots[s].products = arena.take<T>(kQueryBlock * width);
@@ -152,8 +154,9 @@ struct GradientWalk {
     const Range rows = part_of(p.n(), s, slot_count, kLanes<T>);
     for (int64_t i = rows.first; i < rows.last; i += kQueryBlock) {
       slot.queries.load(p, i, smaller(kQueryBlock, rows.last - i));
-      const BlockScores<T> scores{p,    candidates, side, slot.queries, static_cast<T>(p.bias * kLog2E),
-                                  T(0), weights_add};
+      slot.transposed.fill(p, slot.queries);
+      const T bias = static_cast<T>(p.bias * kLog2E);
+      const BlockScores<T> scores{p.dim, candidates, slot.transposed, {side, slot.queries, bias, T(0), weights_add}};
       const auto weights = begin(slot);
       if (g.candidates) weigh_queries(slot.queries, slot.coefficient, slot.weighted);
       std::memset(slot.products, 0, slot.queries.rows * width * sizeof(T));

@@ -1,4 +1,12 @@
 // Chooses, once, the best instruction set that both this build and this machine have.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <atomic>
 #include <cstring>
 
@@ -10,6 +18,8 @@ namespace mi {
 const CpuKernels& kernels_x86_64_v2();
 const CpuKernels& kernels_x86_64_v3();
 const CpuKernels& kernels_x86_64_v4();
+const CpuKernels& kernels_x86_64_v4_bf16();
+const CpuKernels& kernels_x86_64_v4_amx();
 #else
 const CpuKernels& kernels_neon();
 #endif
@@ -21,17 +31,39 @@ struct Candidate {
   bool (*available)();
 };
 
+#if defined(__x86_64__)
+bool has_v4() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+// CPUID leaf 7: AVX512_BF16 is bit 5 of eax in subleaf 1; AMX-BF16 and AMX-TILE are bits 22 and 24 of edx in subleaf 0.
+bool has_bf16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return has_v4() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1);
+}
+
+// The system hands out the tile registers on request only.
+bool has_amx() {
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return has_bf16() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx >> 22 & 1) && (edx >> 24 & 1) &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 // Worst first.
 constexpr Candidate kCandidates[] = {
 #if defined(__x86_64__)
     {kernels_x86_64_v2, [] { return true; }},
     {kernels_x86_64_v3, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
-    {kernels_x86_64_v4,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512vl");
-     }},
+    {kernels_x86_64_v4, has_v4},
+    {kernels_x86_64_v4_bf16, has_bf16},
+    {kernels_x86_64_v4_amx, has_amx},
 #else
     {kernels_neon, [] { return true; }},
 #endif

@@ -117,8 +117,8 @@ void fused(const DotProblem& p, const PartitionWeights& weights, const double* e
            const DotStatistics& statistics, const DotGradients& g, double* positive_gradient) {
   if (g.candidates == nullptr)
     return dot_fused_queries<T>(p, weights, external_positive, statistics, g, positive_gradient);
-  if (p.m() * kQueryBlock * static_cast<int64_t>(sizeof(T)) <= kLargestBlock)
-    return dot_fused<T>(p, weights, external_positive, statistics, g, positive_gradient);
+  if (PlainProducts<T>::bytes_kept(p.m()) <= kLargestBlock)
+    return dot_fused<PlainProducts<T>>(p, weights, external_positive, statistics, g, positive_gradient);
   dot_statistics<T>(p, statistics);
   double* row_weight = nullptr;
   Workspace workspace([&](Arena& arena) { row_weight = arena.take<double>(p.n()); });

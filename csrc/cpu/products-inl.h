@@ -2,6 +2,7 @@
 //   for queries     sum_j E_ji y_j,   for candidates  sum_i E_ji (c_i x_i).
 #pragma once
 #include "exponential-inl.h"
+#include "parallel.h"
 
 namespace mi {
 namespace MI_ISA {
@@ -46,6 +47,58 @@ MI_INLINE void add_candidate_products(const T* weights, const T* weighted, int64
       });
     });
 }
+
+// The arithmetic of a fused walk in the compute type itself; PairedProducts has the same members for 16-bit pairs.
+template <class T>
+struct PlainProducts {
+  using Scalar = T;
+  struct Slot {
+    TransposedQueries<T> transposed;
+    T* exponentials = nullptr;  // E [m][kQueryBlock]
+    T* weighted = nullptr;      // c x, by chunks
+  };
+
+  Candidates<T> candidates;
+
+  static int64_t bytes_kept(int64_t m) { return m * kQueryBlock * static_cast<int64_t>(sizeof(T)); }
+
+  void place(const DotProblem& p, Arena& arena) { candidates.place(p, arena); }
+  void place_slot(const DotProblem& p, Slot& slot, Arena& arena) const {
+    slot.transposed.place(p, arena);
+    slot.exponentials = arena.take<T>(p.m() * kQueryBlock);
+    slot.weighted = arena.take<T>(kQueryBlock * round_up(p.dim, kChunk));
+  }
+  void fill(const DotProblem& p, Range columns) const { candidates.fill(p, columns.first, columns.last); }
+
+  // All E of the block, and their sums.
+  void exponentiate(const DotProblem& p, const CandidateSide<T>& side, const QueryBlock<T>& queries, Slot& slot,
+                    const RowSums<T>& sums) const {
+    slot.transposed.fill(p, queries);
+    const BlockScores<T> scores{p.dim, candidates, slot.transposed, {side, queries}};
+    for_score_tiles(
+        queries, 0, p.m(),
+        [&](auto rows, auto vectors, int64_t j, int64_t vector) {
+          const Referenced<T> done{slot.exponentials, j};
+          lazy_exponential_tile<T, rows(), vectors()>(scores, sums, done, j, vector,
+                                                      slot.exponentials + j * kQueryBlock);
+        },
+        [&](int64_t) { sums.fold(); });
+  }
+
+  // products [rows][width] = E^T y;  candidate_sums [m][width] += E (c x).
+  void multiply(const DotProblem& p, const QueryBlock<T>& queries, const Slot& slot, const T* coefficient, T* products,
+                T* candidate_sums) const {
+    weigh_queries(queries, coefficient, slot.weighted);
+    std::memset(products, 0, queries.rows * queries.width * sizeof(T));
+    for (int64_t j = 0; j < p.m(); j += kCandidateBlock) {
+      const int64_t count = smaller(kCandidateBlock, p.m() - j);
+      const T* exponentials = slot.exponentials + j * kQueryBlock;
+      add_query_products(exponentials, candidates, j, count, queries, products);
+      add_candidate_products(exponentials, slot.weighted, count, queries, candidate_sums + j * queries.width,
+                             queries.width);
+    }
+  }
+};
 
 }  // namespace MI_ISA
 }  // namespace mi

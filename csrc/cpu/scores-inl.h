@@ -5,10 +5,10 @@
 namespace mi {
 namespace MI_ISA {
 
+// What happens to a tile of scores before it is reduced: bias, clip, positives taken out, exclusions at -inf,
+// log-weights.
 template <class T>
-struct BlockScores {
-  const DotProblem& problem;
-  const Candidates<T>& candidates;
+struct TileExclusions {
   const CandidateSide<T>& side;
   const QueryBlock<T>& queries;
   T bias = 0;               // log2 units
@@ -16,14 +16,7 @@ struct BlockScores {
   bool weights_add = true;  // v_j is added to the score (log-sum-exp); false: the caller multiplies by e^{v_j}
 
   template <int kRows, int kVectors>
-  inline __attribute__((always_inline)) Tile<T, kRows, kVectors> tile(int64_t j, int64_t first_vector) const {
-    auto s = Tile<T, kRows, kVectors>::zero();
-    const int64_t lane = first_vector * kLanes<T>;
-    const int64_t dim = problem.dim;
-    const T* y = candidates.data + j * candidates.pitch;
-    const T* x = queries.transposed + lane;
-    for (int64_t k = 0; k < dim; k += kChunk, y += candidates.chunk, x += kChunk * kQueryBlock)
-      s.multiply_add(y, candidates.pitch, 1, x, kQueryBlock, smaller(kChunk, dim - k));
+  inline __attribute__((always_inline)) void apply(Tile<T, kRows, kVectors>& s, int64_t j, int64_t lane) const {
     if (bias != 0)
       for (int r = 0; r < kRows; r++)
         for (int v = 0; v < kVectors; v++) s.at[r][v] += bias;
@@ -31,7 +24,6 @@ struct BlockScores {
     if (queries.has_positive && queries.has_positive[j / kRowsHigh]) take_positives(s, j, lane);
     if (side.label) exclude_labels(s, j, lane);
     if (side.log_weight && weights_add) add_log_weights(s, j);
-    return s;
   }
 
  private:
@@ -82,6 +74,26 @@ struct BlockScores {
       for (int v = 0; v < kVectors; v++)
         s.at[r][v] = weight == -std::numeric_limits<T>::infinity() ? excluded : s.at[r][v] + weight;
     }
+  }
+};
+
+template <class T>
+struct BlockScores {
+  int64_t dim;
+  const Candidates<T>& candidates;
+  const TransposedQueries<T>& transposed;
+  TileExclusions<T> exclusions;
+
+  template <int kRows, int kVectors>
+  inline __attribute__((always_inline)) Tile<T, kRows, kVectors> tile(int64_t j, int64_t first_vector) const {
+    auto s = Tile<T, kRows, kVectors>::zero();
+    const int64_t lane = first_vector * kLanes<T>;
+    const T* y = candidates.data + j * candidates.pitch;
+    const T* x = transposed.data + lane;
+    for (int64_t k = 0; k < dim; k += kChunk, y += candidates.chunk, x += kChunk * kQueryBlock)
+      s.multiply_add(y, candidates.pitch, 1, x, kQueryBlock, smaller(kChunk, dim - k));
+    exclusions.apply(s, j, lane);
+    return s;
   }
 };
 

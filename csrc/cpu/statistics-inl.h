@@ -64,6 +64,7 @@ template <class T>
 struct StatisticsWalk {
   struct Slot {
     QueryBlock<T> queries;
+    TransposedQueries<T> transposed;
     RowSums<T> sums;
     ColumnSums<T> columns;
     T* exponentials = nullptr;  // E [kCandidateBlock][kQueryBlock], where products are asked for
@@ -90,6 +91,7 @@ struct StatisticsWalk {
     if (with_products) products = arena.take<T>(parts * p.n() * width);
     for (int s = 0; s < slot_count; s++) {
       slots[s].queries.place(p, arena);
+      slots[s].transposed.place(p, arena);
       slots[s].sums.place(arena);
       if (statistics.column_negative_lse) slots[s].columns.place(p, arena);
       if (with_products) slots[s].exponentials = arena.take<T>(kCandidateBlock * kQueryBlock);
@@ -112,6 +114,7 @@ struct StatisticsWalk {
     const int part = parts == 1 ? 0 : s;
     for (int64_t i = rows.first; i < rows.last; i += kQueryBlock) {
       slot.queries.load(p, i, smaller(kQueryBlock, rows.last - i));
+      slot.transposed.fill(p, slot.queries);
       slot.sums.clear();
       T* block_products = with_products ? products + (part * p.n() + i) * width : nullptr;
       if (with_products)
@@ -131,8 +134,8 @@ struct StatisticsWalk {
   }
 
   BlockScores<T> scores_of(const Slot& slot) const {
-    return {
-        p, candidates, side, slot.queries, static_cast<T>(p.bias * kLog2E), static_cast<T>(statistics.clip * kLog2E)};
+    const T bias = static_cast<T>(p.bias * kLog2E), clip = static_cast<T>(statistics.clip * kLog2E);
+    return {p.dim, candidates, slot.transposed, {side, slot.queries, bias, clip}};
   }
 
   // kept: where E of `columns` goes, or null.
