@@ -3,7 +3,9 @@
 MI_EXT_BUILD_TYPE=Debug builds for a debugger.
 """
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,21 +18,29 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 
 
-def find_torch() -> Path:
-    try:
-        import torch
-    except ImportError:
-        sys.exit("mi_ext needs PyTorch to build: pip install 'torch>=2.10', then pip install --no-build-isolation .")
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 10):
-        sys.exit(f"mi_ext needs PyTorch 2.10 or newer, but found {torch.__version__}: pip install 'torch>=2.10'")
-    return Path(torch.__file__).parent
+def find_torch() -> Path | None:
+    """The installed torch, without importing it: build isolation hides it from import, not from the file system."""
+    spec = importlib.util.find_spec("torch")
+    places = [Path(spec.origin).parent] if spec and spec.origin else []
+    places += [Path(sysconfig.get_path(kind)) / "torch" for kind in ("purelib", "platlib")]
+    return next((place for place in places if (place / "version.py").exists()), None)
+
+
+def usable_torch() -> Path:
+    torch = find_torch()
+    if torch is None:
+        sys.exit("mi_ext needs PyTorch to build: pip install 'torch>=2.10'")
+    version = re.search(r"__version__ = '(\d+)\.(\d+)[^']*'", (torch / "version.py").read_text())
+    if version and (int(version[1]), int(version[2])) < (2, 10):
+        sys.exit(f"mi_ext needs PyTorch 2.10 or newer, but found {version[1]}.{version[2]}: pip install 'torch>=2.10'")
+    return torch
 
 
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
-        torch = find_torch()
+        torch = usable_torch()
         compiler = os.environ.get("CXX", "c++")
         for program, package in (("cmake", "cmake"), ("ninja", "ninja"), (compiler, "g++ (version 11 or newer)")):
             if shutil.which(program) is None:
@@ -59,4 +69,9 @@ class CMakeBuild(build_ext):
             )
 
 
-setup(ext_modules=[Extension("mi_ext._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    ext_modules=[Extension("mi_ext._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    # An isolated build fetches torch, gigabytes of it, only where none is installed: one build serves 2.10 and newer.
+    setup_requires=[] if find_torch() else ["torch>=2.10"],
+)

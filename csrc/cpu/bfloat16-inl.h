@@ -11,8 +11,6 @@ const CpuKernels& kernels_x86_64_v4();
 
 namespace MI_ISA {
 
-constexpr int64_t kLargestBlock = int64_t{64} << 20;
-
 static void fused(const DotProblem& p, const PartitionWeights& weights, const double* external_positive,
                   const DotStatistics& statistics, const DotGradients& g, double* positive_gradient) {
   const bool paired = p.dtype == Dtype::kBFloat16 && g.candidates && PairedProducts::bytes_kept(p.m()) <= kLargestBlock;

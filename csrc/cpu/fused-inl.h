@@ -5,10 +5,14 @@
 #include <memory>
 
 #include "../core/partition.h"
-#include "gradients-inl.h"
+#include "finish-inl.h"
 
 namespace mi {
 namespace MI_ISA {
+
+// A thread keeps all E of its block of queries until the rows are summed; beyond this many bytes the scores are walked
+// twice.
+constexpr int64_t kLargestBlock = int64_t{64} << 20;
 
 template <class Products>
 struct FusedWalk {

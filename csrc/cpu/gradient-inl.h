@@ -6,7 +6,7 @@
 #pragma once
 #include <memory>
 
-#include "gradients-inl.h"
+#include "finish-inl.h"
 
 namespace mi {
 namespace MI_ISA {

@@ -109,9 +109,6 @@ void softplus_sum(const DotProblem& p, double* positive, double* value, const Do
   *g.scale = g.queries ? scale_gradient(p, walk.scale_part, nullptr, positive) : 0;
 }
 
-// All E of a block of queries are kept until its rows are summed; beyond this the walk is done twice instead.
-constexpr int64_t kLargestBlock = int64_t{64} << 20;
-
 template <class T>
 void fused(const DotProblem& p, const PartitionWeights& weights, const double* external_positive,
            const DotStatistics& statistics, const DotGradients& g, double* positive_gradient) {

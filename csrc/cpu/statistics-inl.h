@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "../core/partition.h"
-#include "gradients-inl.h"
+#include "finish-inl.h"
 
 namespace mi {
 namespace MI_ISA {
