@@ -29,7 +29,7 @@ def _(x, y, scale, bias, target, x_label, y_label, log_weight, clip):
 def _(x, y, scale, target, x_label, y_label, log_weight, external_positive, a, b, global_partition, candidate_gradient):
     n = x.shape[0]
     positive = _doubles(x, 0 if target is None else n)
-    return positive, _doubles(x, n), _gradient(x, True), _gradient(y, candidate_gradient), _doubles(x), _doubles(x, n)
+    return _doubles(x), positive, _gradient(x, True), _gradient(y, candidate_gradient), _doubles(x), _doubles(x, n)
 
 
 @torch.library.register_fake("mi_ext::dot_gradient")

@@ -19,4 +19,33 @@ MI_HOST_DEVICE double row_log_partition(double positive, double negative_lse, co
   return log_add_exp(positive + w.positive_log_weight, negative_lse + w.negative_log_weight);
 }
 
+// -log p_i = a + softplus(t_i), exact down to the smallest loss; for a = -inf, where the positive is in no denominator,
+// t_i + a.
+MI_HOST_DEVICE double row_cross_entropy(double positive, double negative_lse, const PartitionWeights& w) {
+  const double excess = w.negative_log_weight + negative_lse - positive;
+  if (w.positive_log_weight == -kInfinity) return excess;
+  const double t = excess - w.positive_log_weight;
+  return w.positive_log_weight + (t > 0 ? t + std::log1p(std::exp(-t)) : std::log1p(std::exp(t)));
+}
+
+// The loss itself, from the statistics of its rows. positive null: there are none.
+MI_HOST_DEVICE double partition_loss(int64_t n, const double* positive, const double* negative_lse,
+                                     const PartitionWeights& w) {
+  double sum = 0;
+  LogSumExp2 total;
+  bool nan = false;
+  for (int64_t i = 0; i < n; i++) {
+    const double z = positive ? positive[i] : -kInfinity;
+    if (w.partition == Partition::kRows) {
+      sum += row_cross_entropy(z, negative_lse[i], w);
+      continue;
+    }
+    const double row = row_log_partition(z, negative_lse[i], w);
+    nan |= row != row;
+    if (row > -kInfinity) total = merge(total, {row * kLog2E, 1});
+  }
+  if (w.partition == Partition::kRows) return sum;
+  return nan ? kInfinity - kInfinity : log2_value(total) * kLn2;
+}
+
 }  // namespace mi

@@ -81,24 +81,11 @@ MI_INLINE double scale_gradient(const DotProblem& p, const double* negatives_par
   return sum;
 }
 
-// log sum_i e^{R_i} over all rows, in nats.
-MI_INLINE double global_log_partition(int64_t n, const double* positive, const double* negative_lse,
-                                      const PartitionWeights& w) {
-  LogSumExp2 total;
-  bool nan = false;
-  for (int64_t i = 0; i < n; i++) {
-    const double row = row_log_partition(positive ? positive[i] : -kInfinity, negative_lse[i], w);
-    nan |= row != row;
-    if (row > -kInfinity) total = merge(total, {row * kLog2E, 1});
-  }
-  return nan ? kInfinity - kInfinity : log2_value(total) * kLn2;
-}
-
 // dL/da_i and dL/dz_i of the loss that `w` describes: the sum of row cross-entropies, or the global log-partition T.
 MI_INLINE void partition_gradients(int64_t n, const double* positive, const double* negative_lse,
                                    const PartitionWeights& w, double* row_weight, double* positive_gradient) {
   const bool global = w.partition == Partition::kGlobal;
-  const double total = global ? global_log_partition(n, positive, negative_lse, w) : 0;
+  const double total = global ? partition_loss(n, positive, negative_lse, w) : 0;
   for (int64_t i = 0; i < n; i++) {
     const double z = positive ? positive[i] : -kInfinity;
     if (!global) {

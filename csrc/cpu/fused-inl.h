@@ -128,7 +128,7 @@ struct FusedWalk {
   // Global partition: everything so far is relative to a slot's reference; the row weights tell what it comes to.
   void normalize() {
     const double* positive = p.exclusions.target ? statistics.positive : external_positive;
-    const double total = global_log_partition(p.n(), positive, statistics.negative_lse, weights);
+    const double total = partition_loss(p.n(), positive, statistics.negative_lse, weights);
     auto factor = [&](double reference) {
       return total == -kInfinity ? 0.0 : std::exp2(reference + (weights.negative_log_weight - total) * kLog2E);
     };

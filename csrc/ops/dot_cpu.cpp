@@ -3,6 +3,7 @@
 
 #include <tuple>
 
+#include "../core/partition.h"
 #include "../cpu/kernels.h"
 #include "checks.h"
 
@@ -54,7 +55,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dot_fused(
                                doubles(dscale)};
   cpu_kernels().dot_fused(a.problem, weights, external_positive ? doubles(*external_positive) : nullptr,
                           {doubles(positive), doubles(negative_lse)}, gradients, doubles(dpositive));
-  return {positive, negative_lse, dx, dy, dscale, dpositive};
+  const Tensor loss = new_doubles(x, {});
+  *doubles(loss) = partition_loss(x.size(0), external_positive ? doubles(*external_positive) : doubles(positive),
+                                  doubles(negative_lse), weights);
+  return {loss, positive, dx, dy, dscale, dpositive};
 }
 
 std::tuple<Tensor, Tensor, Tensor> dot_gradient(Tensor x, Tensor y, Tensor scale, OptionalTensor target,

@@ -16,14 +16,14 @@ STABLE_TORCH_LIBRARY(mi_ext, library) {
   library.def("dot_clipped_lse(Tensor x, Tensor y, Tensor scale, Tensor bias, " MI_EXCLUSIONS
               ", float clip) -> Tensor");
 
-  // Statistics, and the gradients of L = sum_i [a + softplus(b + negative_lse_i - p_i - a)], or, with global_partition,
-  // of L = log sum_i (e^{p_i + a} + e^{negative_lse_i + b}).   p: the positives, external_positive [n] where there is
-  // no target. dy is empty unless candidate_gradient; dpositive = dL/dp.
+  // L = sum_i [a + softplus(b + negative_lse_i - p_i - a)], or, with global_partition,
+  // L = log sum_i (e^{p_i + a} + e^{negative_lse_i + b}), and its gradients.
+  // p: the positives, external_positive [n] where there is no target. dy is empty unless candidate_gradient.
   library.def(
       "dot_fused(Tensor x, Tensor y, Tensor scale, " MI_EXCLUSIONS
       ", Tensor? external_positive, float positive_log_weight, float negative_log_weight, bool global_partition, "
       "bool candidate_gradient) -> "
-      "(Tensor positive, Tensor negative_lse, Tensor dx, Tensor dy, Tensor dscale, Tensor dpositive)");
+      "(Tensor loss, Tensor positive, Tensor dx, Tensor dy, Tensor dscale, Tensor dpositive)");
 
   // w_ij = ga_i e^{s_ij - a_i} + gc_j e^{s_ij - c_j};  dx = scale w y,  dy = scale w^T x, and the positives' part.
   library.def("dot_gradient(Tensor x, Tensor y, Tensor scale, " MI_EXCLUSIONS
