@@ -72,6 +72,7 @@ class CMakeBuild(build_ext):
 setup(
     ext_modules=[Extension("mi_ext._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
-    # An isolated build fetches torch, gigabytes of it, only where none is installed: one build serves 2.10 and newer.
-    setup_requires=[] if find_torch() else ["torch>=2.10"],
+    # A front end asks for build requirements by egg_info. One build serves torch 2.10 and newer, so an isolated build
+    # fetches torch, gigabytes of it, only where none is installed.
+    setup_requires=["torch>=2.10"] if "egg_info" in sys.argv and find_torch() is None else [],
 )

@@ -139,7 +139,7 @@ def gaussians(
         str, typer.Option(help="Bounds to compare, separated by commas, a number after a colon: ml_cpc:0.01, smile:5.")
     ] = "infonce,alpha_cpc:0.01,ml_cpc:0.01,nwj",
     critic: Annotated[
-        Critic, typer.Option(help="Product of two embeddings, or one network on [x; y].")
+        Critic, typer.Option(help="Product of two embeddings, or one network on the pair, slower.")
     ] = Critic.separable,
     steps_per_level: Annotated[int, typer.Option(min=1, help="Training steps at each of the five levels.")] = 1000,
     full: Annotated[bool, typer.Option("--full", help="The paper's 4000 steps a level, 20 000 in all.")] = False,
@@ -153,7 +153,7 @@ def gaussians(
     """MI staircase on correlated Gaussians: estimates of several bounds against the truth and their caps."""
     steps = FULL_STEPS if full else steps_per_level
     try:
-        objectives = [Objective(name) for name in bounds.split(",")]
+        objectives = [Objective(name) for name in dict.fromkeys(bounds.split(","))]
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--bounds") from None
     summaries = []

@@ -32,6 +32,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -138,7 +139,9 @@ def linear_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labe
     """Test accuracy of logistic regression on [0, 1] features, C by 3-fold cross-validation on the training part."""
     classifier = make_pipeline(MinMaxScaler(), LogisticRegression(max_iter=200, tol=1e-3))
     search = GridSearchCV(classifier, {"logisticregression__C": INVERSE_REGULARISATION}, cv=3)
-    return float(search.fit(train.numpy(), train_labels.numpy()).score(test.numpy(), test_labels.numpy()))
+    with threadpool_limits(1):  # these fits are small: threads of BLAS spend their time waiting for each other
+        search.fit(train.numpy(), train_labels.numpy())
+    return float(search.score(test.numpy(), test_labels.numpy()))
 
 
 @torch.no_grad()
