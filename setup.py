@@ -38,9 +38,11 @@ def usable_torch() -> Path:
 
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
-        import pybind11
-
         torch = usable_torch()
+        try:
+            import pybind11
+        except ImportError:
+            sys.exit("mi_ext needs pybind11 to build: pip install pybind11, or build without --no-build-isolation")
         compiler = os.environ.get("CXX", "c++")
         for program, package in (("cmake", "cmake"), ("ninja", "ninja"), (compiler, "g++ (version 11 or newer)")):
             if shutil.which(program) is None:
