@@ -170,13 +170,13 @@ class _DotFused(torch.autograd.Function):
 
 
 def _add_positive_gradient(dx, dy, dscale, x, y, scale, target, upstream):
-    """Of p_i = scale <x_i, y_target_i> with dL/dp_i = `upstream`."""
+    """Of p_i = scale <x_i, y_target_i> with dL/dp_i = `upstream`; dy, which belongs to the caller, is added to in place."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    x, positive = x.to(wide), y.to(wide)[target]
+    x, positive = x.to(wide), y[target].to(wide)
     weight = (upstream * scale).to(wide)[:, None]
-    dx = (dx + weight * positive).to(dx.dtype)
-    dy = None if dy is None else dy.index_add(0, target, (weight * x).to(dy.dtype))
-    return dx, dy, dscale + (upstream * (x * positive).sum(1)).sum()
+    dx = torch.addcmul(dx.to(wide), weight, positive).to(dx.dtype)
+    dy = None if dy is None else dy.index_add_(0, target, (weight * x).to(dy.dtype))
+    return dx, dy, dscale + (upstream * torch.linalg.vecdot(x, positive)).sum()
 
 
 class _DotSoftplusSum(torch.autograd.Function):

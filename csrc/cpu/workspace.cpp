@@ -8,8 +8,9 @@
 namespace mi {
 namespace {
 
-// Larger blocks go back to the system: scratch of that size is used for seconds, and its pages cost little beside them.
-constexpr size_t kLargestKept = size_t{64} << 20;
+// Larger blocks go back to the system: fetching their pages again costs little beside the work that needs so much scratch,
+// and a backward pass may want the memory.
+constexpr size_t kLargestKept = size_t{16} << 20;
 
 struct Kept {
   std::mutex mutex;

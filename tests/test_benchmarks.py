@@ -1,0 +1,86 @@
+"""The benchmarks run: every family on tiny problems, in one call of the command line, and what it writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib", reason="needs the extra 'benchmark'")
+pytest.importorskip("tabulate", reason="needs the extra 'benchmark'")
+
+ROOT = Path(__file__).parents[1]
+FAMILIES = {"in_batch", "forward_only", "clip_and_pairs", "bank", "sixteen_bit", "memory", "accuracy"}
+
+
+def benchmarks(*arguments):
+    command = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Suffix → path of what one run of all families has written."""
+    folder = tmp_path_factory.mktemp("results")
+    run = benchmarks("--tiny", "--out", folder)
+    assert run.returncode == 0, run.stderr
+    return {path.suffix: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def rows(results):
+    return json.loads(results[".json"].read_text(encoding="utf-8"))["rows"]
+
+
+def test_every_family_has_rows(rows):
+    assert {row["family"] for row in rows} == FAMILIES
+    assert not [row for row in rows if "note" in row], "a competitor did not run"
+
+
+def test_times_and_ratios(rows):
+    timed = [row for row in rows if "seconds" in row]
+    assert {row["family"] for row in timed} == FAMILIES - {"memory", "accuracy"}
+    ours = {(row["family"], row["problem"]): row["seconds"] for row in timed if row["competitor"] == "mi_ext"}
+    for row in timed:
+        assert row["seconds"] > 0 and row["rate"] > 0 and row["peak_share"] > 0
+        assert row["ratio"] == pytest.approx(row["seconds"] / ours[row["family"], row["problem"]])
+
+
+def test_memory(rows):
+    saved = {(row["problem"], row["competitor"]): row["saved"] for row in rows if "saved" in row}
+    assert saved and all(bytes_ > 0 for bytes_ in saved.values())
+    if Path("/proc/self/clear_refs").exists():
+        peak = {row["competitor"]: row["memory"] for row in rows if "memory" in row}
+        assert peak["eager"] > peak["mi_ext"] >= 0
+
+
+def test_accuracy_meets_its_target_for_small_losses(rows):
+    small = [row for row in rows if row["family"] == "accuracy" and "loss=1e" in row["problem"] and "target" in row]
+    assert len(small) == 4 and all(row["met"] for row in small)
+
+
+def test_targets_are_judged_by_their_column(rows):
+    judged = [row for row in rows if "target" in row]
+    assert judged
+    for row in judged:
+        value, target = row[row["target"]["column"]], row["target"]
+        assert row["met"] == (value >= target["limit"] if target["at_least"] else value <= target["limit"])
+
+
+def test_markdown_says_where_it_was_measured(results):
+    text = results[".md"].read_text(encoding="utf-8")
+    for word in ("cores", "threads", "torch ", "instruction set", "Targets met:", results[".png"].name):
+        assert word in text
+    assert text.count("\n## ") == len(FAMILIES)
+
+
+def test_chart_is_a_picture(results):
+    assert results[".png"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_unknown_family_is_named(tmp_path):
+    run = benchmarks("--family", "in_batch,typo", "--out", tmp_path)
+    assert run.returncode == 2 and "unknown family typo" in run.stderr
