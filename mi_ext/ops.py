@@ -170,7 +170,7 @@ class _DotFused(torch.autograd.Function):
 
 
 def _add_positive_gradient(dx, dy, dscale, x, y, scale, target, upstream):
-    """Of p_i = scale <x_i, y_target_i> with dL/dp_i = `upstream`; dy, which belongs to the caller, is added to in place."""
+    """Of p_i = scale <x_i, y_target_i> with dL/dp_i = `upstream`; dy is the caller's own and is added to in place."""
     wide = torch.promote_types(x.dtype, torch.float32)
     x, positive = x.to(wide), y[target].to(wide)
     weight = (upstream * scale).to(wide)[:, None]
