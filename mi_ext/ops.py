@@ -10,15 +10,15 @@ scores gives value and gradient), and *recomputed*, for any upstream gradient of
 give the same numbers. A second derivative is an error: use `DenseScores` where one is needed.
 """
 
+import functools
 import inspect
 import math
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import _C, fakes  # noqa: F401  registers torch.ops.mi_ext and its fakes
-from .log_domain import log_add_exp, log_sum_exp
+from .log_domain import constant_at_minus_infinity, log_add_exp, log_sum_exp
 from .reference import Exclusion
 
 _raw = torch.ops.mi_ext
@@ -96,7 +96,7 @@ def _fusible(x, y, scale, exclusions, external_positive) -> bool:
 
 
 def _cross_entropy_sum(positive: Tensor, lse: Tensor, a: float, b: float) -> Tensor:
-    excess = b + lse - positive
+    excess = constant_at_minus_infinity(b + lse - positive)
     return (excess if a == -math.inf else log_add_exp(torch.full_like(excess, a), excess)).sum()
 
 
@@ -107,6 +107,31 @@ def _log_partition(positive: Tensor, lse: Tensor, a: float, b: float) -> Tensor:
 def _scaled(gradient: Tensor, upstream: Tensor, like: Tensor) -> Tensor | None:
     """A kept gradient times the upstream one, in the dtype of its input: never rounded to 16 bits before."""
     return (gradient * upstream.to(gradient.dtype)).to(like.dtype) if gradient.shape == like.shape else None
+
+
+def _first_derivative_only(backward):
+    """A gradient asked for with create_graph=True carries a node that raises: a second derivative is never dropped."""
+
+    @functools.wraps(backward)
+    def wrapped(ctx, *upstream):
+        with torch.no_grad():
+            gradients = backward(ctx, *upstream)
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return gradients
+        causes = [t for t in (*ctx.saved_tensors, *upstream) if t is not None and t.requires_grad]
+        return tuple(None if g is None else _NoSecondDerivative.apply(g, *causes) for g in gradients)
+
+    return wrapped
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gradient, *causes):
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx, *upstream):
+        raise RuntimeError("mi_ext: DotScores has no second derivative; DenseScores(scale * x @ y.T) has")
 
 
 class _DotStatistics(torch.autograd.Function):
@@ -120,7 +145,7 @@ class _DotStatistics(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative_only
     def backward(ctx, *upstream):
         x, y, scale, target, x_label, y_label, log_weight, *statistics = ctx.saved_tensors
         exclusions = (target, x_label, y_label, log_weight)
@@ -157,7 +182,7 @@ class _DotFused(torch.autograd.Function):
         ctx.save_for_backward(x, y, scale, target, *output[2:])
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative_only
     def backward(ctx, upstream, upstream_positive, *_):
         x, y, scale, target, dx, dy, dscale, dpositive = ctx.saved_tensors
         if upstream is None:
@@ -195,7 +220,7 @@ class _DotSoftplusSum(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], inputs[1], inputs[2], inputs[4], *output[2:])
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative_only
     def backward(ctx, upstream, upstream_positive, *_):
         x, y, scale, target, dx, dy, dscale, dbias = ctx.saved_tensors
         if upstream is None:

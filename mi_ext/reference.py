@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from .log_domain import log_add_exp, log_sum_exp, softplus
+from .log_domain import constant_at_minus_infinity, log_add_exp, log_sum_exp, softplus
 
 Exclusion = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
@@ -82,7 +82,7 @@ def dot_statistics(x, y, scale, exclusions, columns=False):
 def dot_cross_entropy_sum(x, y, scale, exclusions, external_positive, a, b):
     """Σ_i [a + softplus(b + lse_i − p_i − a)], or Σ_i [b + lse_i − p_i] when a = −inf."""
     positive, lse, _ = dot_statistics(x, y, scale, exclusions)
-    excess = b + lse - (external_positive if positive is None else positive)
+    excess = constant_at_minus_infinity(b + lse - (external_positive if positive is None else positive))
     return (excess if a == -math.inf else a + softplus(excess - a)).sum()
 
 

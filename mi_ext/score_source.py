@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import validation
 from .exclusions import Exclusions
-from .log_domain import log_add_exp, log_sum_exp
+from .log_domain import constant_at_minus_infinity, log_add_exp, log_sum_exp
 
 
 class Scores(ABC):
@@ -142,7 +142,7 @@ class Scores(ABC):
 
     def _cross_entropy(self, a, b) -> Tensor:
         positive, negative_lse, _ = self._statistics()
-        excess = b + negative_lse - positive
+        excess = constant_at_minus_infinity(b + negative_lse - positive)
         if _is_minus_infinity(a):
             return excess
         return log_add_exp(torch.as_tensor(a, dtype=excess.dtype, device=excess.device), excess)

@@ -59,7 +59,8 @@ class DotScores(SharedColumnScores):
             dtype = torch.promote_types(dtype, positive.dtype)
         x_label, y_label = validation.label_pair(labels, n, m, x)
         super().__init__(Exclusions(n, m, x.device, target, x_label, y_label, candidate_log_weight), dtype)
-        self.x, self.y, self.scale = x.to(dtype), y.to(dtype), scale if isinstance(scale, Tensor) else float(scale)
+        self.x, self.y = x.to(dtype), validation.distinct(y, x).to(dtype)
+        self.scale = scale if isinstance(scale, Tensor) else float(scale)
         self.bias = 0.0 if bias is None else bias.double() if isinstance(bias, Tensor) else float(bias)
         self._given_positive = positive
 
@@ -73,11 +74,11 @@ class DotScores(SharedColumnScores):
             self._keep("positive", positive.double)
         return total.to(self.dtype)
 
-    @torch.no_grad()
     def clipped_log_partition(self, tau: float) -> Tensor:
-        bias = torch.as_tensor(self.bias, dtype=torch.float64, device=self.x.device)
-        value = ops.dot_clipped_log_partition(self.x, self.y, self.scale, bias, self.exclusions.tensors, tau)
-        return value.to(self.dtype)
+        with torch.no_grad():
+            bias = torch.as_tensor(self.bias, dtype=torch.float64, device=self.x.device)
+            value = ops.dot_clipped_log_partition(self.x, self.y, self.scale, bias, self.exclusions.tensors, tau)
+            return value.to(self.dtype)
 
     def shuffled(self, index: Tensor) -> Tensor:
         self._check_index(index)
@@ -162,9 +163,9 @@ class DenseScores(SharedColumnScores):
     def negative_softplus_sum(self) -> Tensor:
         return reference.softplus_sum(self.matrix.double(), self.exclusions.tensors).to(self.dtype)
 
-    @torch.no_grad()
     def clipped_log_partition(self, tau: float) -> Tensor:
-        return reference.clipped_log_partition(self.matrix.double(), self.exclusions.tensors, tau).to(self.dtype)
+        with torch.no_grad():
+            return reference.clipped_log_partition(self.matrix.double(), self.exclusions.tensors, tau).to(self.dtype)
 
     def shuffled(self, index: Tensor) -> Tensor:
         self._check_index(index)

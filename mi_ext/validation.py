@@ -28,6 +28,11 @@ def describe(value) -> str:
     return f"{type(value).__name__} {value!r}"
 
 
+def distinct(t: Tensor, other: Tensor) -> Tensor:
+    """t, or a view of it where both are one tensor: torch.compile traces no function of the same tensor twice."""
+    return t.view_as(t) if t is other else t
+
+
 def same_width(name: str, t: Tensor, x: Tensor) -> None:
     if t.shape[1] != x.shape[1]:
         raise ValueError(f"{name}: expected the width of x, d = {x.shape[1]}, got shape {tuple(t.shape)}")
@@ -89,7 +94,7 @@ def label_pair(labels, n: int, m: int, x: Tensor) -> tuple[Tensor | None, Tensor
         if label.shape != (size,):
             raise ValueError(f"labels: expected shape ({size},) for {side}, got {tuple(label.shape)}")
         same_device("labels", label, x.device)
-    return labels[0].long(), labels[1].long()
+    return labels[0].long(), distinct(labels[1], labels[0]).long()
 
 
 def log_weight_per_candidate(log_weight: Tensor | None, m: int, x: Tensor) -> None:

@@ -23,7 +23,7 @@ struct TileExclusions {
     if (clip != 0) clamp(s);
     if (queries.has_positive && queries.has_positive[j / kRowsHigh]) take_positives(s, j, lane);
     if (side.label) exclude_labels(s, j, lane);
-    if (side.log_weight && weights_add) add_log_weights(s, j);
+    if (side.log_weight) add_log_weights(s, j);
   }
 
  private:
@@ -66,13 +66,15 @@ struct TileExclusions {
     }
   }
 
+  // Where weights multiply, the caller does so; a column of weight 0 is out either way.
   template <int kRows, int kVectors>
   inline __attribute__((always_inline)) void add_log_weights(Tile<T, kRows, kVectors>& s, int64_t j) const {
     const Vec<T> excluded = broadcast(-std::numeric_limits<T>::infinity());
     for (int r = 0; r < kRows; r++) {
       const T weight = side.log_weight[j + r];
+      const bool removed = weight == (weights_add ? -std::numeric_limits<T>::infinity() : T(0));
       for (int v = 0; v < kVectors; v++)
-        s.at[r][v] = weight == -std::numeric_limits<T>::infinity() ? excluded : s.at[r][v] + weight;
+        s.at[r][v] = removed ? excluded : (weights_add ? s.at[r][v] + weight : s.at[r][v]);
     }
   }
 };

@@ -34,14 +34,17 @@ MI_NOINLINE void column_exponential_tile(const BlockScores<T>& scores, const Row
                                          const ColumnSums<T>& columns, const T* pad, int64_t j, int64_t vector) {
   auto s = scores.template tile<kRows, kVectors>(j, vector);
   const int64_t lane = vector * kLanes<T>;
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; v++) {
+    const Vec<T> padding = load(pad + lane + v * kLanes<T>);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++) s.at[r][v] = padding == T(0) ? s.at[r][v] : padding;
+  }
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; r++) {
-    Vec<T> highest = s.at[r][0] + load(pad + lane);
+    Vec<T> highest = s.at[r][0];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; v++) {
-      s.at[r][v] += load(pad + lane + v * kLanes<T>);
-      highest = max<T>(s.at[r][v], highest);
-    }
+    for (int v = 1; v < kVectors; v++) highest = max<T>(s.at[r][v], highest);
     if (__builtin_expect(any_greater<T>(highest, broadcast(columns.reference[j + r]) + kLazyRange<T>), 0)) {
       T raised = columns.reference[j + r];
       for (int i = 0; i < kLanes<T>; i++)

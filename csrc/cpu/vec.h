@@ -80,7 +80,7 @@ MI_INLINE bool any_greater(Vec<T> a, Vec<T> b) {
   if constexpr (sizeof(T) == 4) return _mm256_movemask_ps((__m256)(a > b)) != 0;
   if constexpr (sizeof(T) == 8) return _mm256_movemask_pd((__m256d)(a > b)) != 0;
 #else
-  Vec<IntOf<T> > greater = a > b;
+  Vec<IntOf<T>> greater = a > b;
   IntOf<T> any = 0;
   for (int lane = 0; lane < kLanes<T>; lane++) any |= greater[lane];
   return any != 0;
@@ -106,28 +106,26 @@ MI_INLINE Vec<T> exp2_polynomial(Vec<T> fraction) {
 template <class T>
 MI_INLINE Vec<T> exp2(Vec<T> s) {
 #if defined(__AVX512F__)
-  // max keeps the fraction finite at s = +-inf (inf - inf); scalef then takes the limit, and NaN, from the integer
-  // part.
+  // reduce: s - floor(s), 0 at +-inf; scalef: times 2^floor(s).
   if constexpr (sizeof(T) == 4) {
-    const __m512 integer = _mm512_roundscale_ps((__m512)s, 8);
-    const __m512 fraction = _mm512_max_ps(_mm512_sub_ps((__m512)s, integer), _mm512_set1_ps(-0.5f));
-    return (Vec<T>)_mm512_scalef_ps((__m512)exp2_polynomial<T>((Vec<T>)fraction), integer);
+    const Vec<T> fraction = (Vec<T>)_mm512_reduce_ps((__m512)s, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    return (Vec<T>)_mm512_scalef_ps((__m512)exp2_polynomial<T>(fraction), (__m512)s);
   } else {
-    const __m512d integer = _mm512_roundscale_pd((__m512d)s, 8);
-    const __m512d fraction = _mm512_max_pd(_mm512_sub_pd((__m512d)s, integer), _mm512_set1_pd(-0.5));
-    return (Vec<T>)_mm512_scalef_pd((__m512d)exp2_polynomial<T>((Vec<T>)fraction), integer);
+    const Vec<T> fraction = (Vec<T>)_mm512_reduce_pd((__m512d)s, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    return (Vec<T>)_mm512_scalef_pd((__m512d)exp2_polynomial<T>(fraction), (__m512d)s);
   }
 #else
-  // Adding 1.5 * 2^mantissa rounds to an integer and leaves it in the low bits. Both clamps pass NaN on.
+  // Adding 1.5 * 2^mantissa rounds to an integer, here floor(s), and leaves it in the low bits. Both clamps pass NaN.
+  // Exponents -bias and bias + 1 are those of 0 and inf.
   constexpr int kMantissa = std::numeric_limits<T>::digits - 1;
   constexpr T kBias = std::numeric_limits<T>::max_exponent - 1;
   const T round = T(3) * (IntOf<T>(1) << (kMantissa - 1));
-  const Vec<T> low = broadcast<T>(-kBias), high = broadcast<T>(kBias + 1);
+  const Vec<T> low = broadcast<T>(T(0.5) - kBias), high = broadcast<T>(kBias + 1);
   s = s < low ? low : s;
   s = s > high ? high : s;
-  const Vec<T> shifted = s + round;
+  const Vec<T> shifted = (s - T(0.5)) + round;
   const Vec<T> fraction = s - (shifted - round);
-  const Vec<IntOf<T> > exponent = ((Vec<IntOf<T> >)shifted + IntOf<T>(kBias)) << kMantissa;
+  const Vec<IntOf<T>> exponent = ((Vec<IntOf<T>>)shifted + IntOf<T>(kBias)) << kMantissa;
   return exp2_polynomial<T>(fraction) * (Vec<T>)exponent;
 #endif
 }

@@ -68,9 +68,16 @@ std::tuple<Tensor, Tensor, Tensor> dot_gradient(Tensor x, Tensor y, Tensor scale
                                                 Tensor grad_negative_lse, Tensor grad_column_negative_lse,
                                                 bool candidate_gradient) {
   const DotArguments a = dot_arguments("dot_gradient", x, y, scale, target, x_label, y_label, candidate_log_weight);
-  for (Tensor* t :
-       {&positive, &negative_lse, &column_negative_lse, &grad_positive, &grad_negative_lse, &grad_column_negative_lse})
-    *t = torch::stable::contiguous(*t);
+  auto statistic = [](const char* name, Tensor& t, int64_t length, bool optional) {
+    if (!optional || t.numel() > 0) check_vector("dot_gradient", name, t, length, ScalarType::Double, "float64");
+    t = torch::stable::contiguous(t);
+  };
+  statistic("positive", positive, x.size(0), !target);
+  statistic("negative_lse", negative_lse, x.size(0), false);
+  statistic("column_negative_lse", column_negative_lse, y.size(0), true);
+  statistic("grad_positive", grad_positive, x.size(0), true);
+  statistic("grad_negative_lse", grad_negative_lse, x.size(0), false);
+  statistic("grad_column_negative_lse", grad_column_negative_lse, column_negative_lse.numel(), true);
   const Tensor dx = new_gradient(x), dy = candidate_gradient ? new_gradient(y) : none(x), dscale = new_doubles(x, {});
   const UpstreamGradients upstream{doubles_or_null(negative_lse), doubles_or_null(grad_negative_lse),
                                    doubles_or_null(column_negative_lse), doubles_or_null(grad_column_negative_lse),
