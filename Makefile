@@ -17,7 +17,7 @@ test: $(VENV)/built
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks
 
-lint: $(VENV)/created
+lint: $(VENV)/built
 	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp')
 
