@@ -1,9 +1,9 @@
 """A few queries against a large bank without gradient, one positive beside it
 
 InfoNCE, MoCo and ML-CPC with a queue, float32, forward and backward. Useful flops: 4nmd (scores, gradient by queries).
-"MoCo" normalises its embeddings on every call, queue included; plain torch takes the queue as normalised, as MoCo's
-authors do. torch's chunked loss has no positives beside the candidates: it gets the n positives as further candidates,
-n more negatives for each query. It is left out where it cannot compute the objective.
+"MoCo" normalises queries and keys on every call; the queue holds normalised keys. torch's chunked loss has no positives
+beside the candidates: it gets the n positives as further candidates, n more negatives for each query. It is left out
+where it cannot compute the objective.
 """
 
 import math

@@ -191,9 +191,9 @@ class SupCon(ContrastiveLoss):
 class MoCo(ContrastiveLoss):
     """Momentum contrast: −mean log [e^{p_i} / (e^{p_i} + Σ_queue e^{s_ij})], one positive beside m queued negatives.
 
-    Minimise: log K − `bounds.infonce`, K = m + 1. Normalises by default (a queue of unit vectors stays as it is). The
-    positive is in the denominator. Nats. The gradient goes to the query only: keys and queue are detached. The queue is
-    updated by the caller. forward(query [n, d], key [n, d], queue [m, d]).
+    Minimise: log K − `bounds.infonce`, K = m + 1. Normalises query and key by default; the queue is taken as it is:
+    enqueue keys normalised, as MoCo does, for scores that are cosines. The positive is in the denominator. Nats. The
+    gradient goes to the query only: keys and queue are detached. forward(query [n, d], key [n, d], queue [m, d]).
     """
 
     def __init__(self, temperature: float | Tensor = 0.07, normalize: bool = True):
@@ -206,8 +206,8 @@ class MoCo(ContrastiveLoss):
 
     def _beside_queue(self, query: Tensor, key: Tensor, queue: Tensor) -> DotScores:
         x = self._embed("query", query)
-        key, queue = self._embed("key", key).detach(), self._embed("queue", queue).detach()
-        return DotScores(x, queue, self.scale, positive=key)
+        key = self._embed("key", key).detach()
+        return DotScores(x, queue.detach(), self.scale, positive=key)
 
 
 class MLCPC(MoCo):

@@ -76,6 +76,7 @@ def positive_first(s):
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0])
 A, B, QUEUE = embeddings(count=3)
+QUEUE = F.normalize(QUEUE.detach(), dim=1).requires_grad_()  # as enqueued
 CASES = {
     "InfoNCE": (
         lambda a, b: losses.InfoNCE(0.3)(a, b),
