@@ -18,6 +18,12 @@ MI_INLINE int64_t padded(int64_t count) {
   return round_up(count, kLanes<T>);
 }
 
+#if defined(__aarch64__)
+typedef __fp16 Float16;
+#else
+typedef _Float16 Float16;
+#endif
+
 MI_INLINE float bfloat16_value(uint16_t bits) {
   const uint32_t wide = static_cast<uint32_t>(bits) << 16;
   float value;
@@ -41,7 +47,7 @@ MI_INLINE void convert(T* out, const Features& features, Dtype dtype, int64_t ro
         out[k] = bfloat16_value(static_cast<const uint16_t*>(features.data)[offset + k]);
       break;
     case Dtype::kFloat16:
-      for (int64_t k = 0; k < count; k++) out[k] = static_cast<const _Float16*>(features.data)[offset + k];
+      for (int64_t k = 0; k < count; k++) out[k] = static_cast<const Float16*>(features.data)[offset + k];
       break;
   }
 }
