@@ -30,3 +30,21 @@ def log_add_exp(a: Tensor, b: Tensor) -> Tensor:
 def softplus(z: Tensor) -> Tensor:
     """log(1 + e^z), exact everywhere: torch's softplus returns z above a threshold of 20, which drops e^{−20}."""
     return torch.logaddexp(z.new_zeros(()), z)
+
+
+def row_log_partition(positive: Tensor, negative_lse: Tensor, a, b) -> Tensor:
+    """R_i(a, b) = log(e^{p_i + a} + e^{negative_lse_i + b}); floats or tensors, a = −inf leaves the positive out."""
+    negatives = b + negative_lse
+    return negatives if _is_minus_infinity(a) else log_add_exp(positive + a, negatives)
+
+
+def row_cross_entropy(positive: Tensor, negative_lse: Tensor, a, b) -> Tensor:
+    """R_i(a, b) − p_i = log(e^a + e^{b + negative_lse_i − p_i}), exact down to the smallest loss."""
+    excess = constant_at_minus_infinity(b + negative_lse - positive)
+    if _is_minus_infinity(a):
+        return excess
+    return log_add_exp(torch.as_tensor(a, dtype=excess.dtype, device=excess.device), excess)
+
+
+def _is_minus_infinity(a) -> bool:
+    return isinstance(a, float) and a == -math.inf

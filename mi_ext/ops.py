@@ -12,13 +12,12 @@ give the same numbers. A second derivative is an error: use `DenseScores` where 
 
 import functools
 import inspect
-import math
 
 import torch
 from torch import Tensor
 
 from . import _C, fakes  # noqa: F401  registers torch.ops.mi_ext and its fakes
-from .log_domain import constant_at_minus_infinity, log_add_exp, log_sum_exp
+from .log_domain import log_sum_exp, row_cross_entropy, row_log_partition
 from .reference import Exclusion
 
 _raw = torch.ops.mi_ext
@@ -42,7 +41,7 @@ def dot_cross_entropy_sum(x, y, scale, exclusions: Exclusion, external_positive,
         arguments = (*_as_raw(exclusions), external_positive, a, b, False, y.requires_grad)
         return _DotFused.apply(x, y, _double(scale, x), *arguments)[0]
     positive, lse, _ = dot_statistics(x, y, scale, exclusions)
-    return _cross_entropy_sum(external_positive if positive is None else positive, lse, a, b)
+    return row_cross_entropy(external_positive if positive is None else positive, lse, a, b).sum()
 
 
 def dot_log_partition(x, y, scale, exclusions: Exclusion, external_positive, a: float, b: float):
@@ -52,7 +51,8 @@ def dot_log_partition(x, y, scale, exclusions: Exclusion, external_positive, a: 
         total, positive = _DotFused.apply(x, y, _double(scale, x), *arguments)[:2]
         return total, (None if exclusions[0] is None else positive)
     positive, lse, _ = dot_statistics(x, y, scale, exclusions)
-    return _log_partition(external_positive if positive is None else positive, lse, a, b), positive
+    rows = row_log_partition(external_positive if positive is None else positive, lse, a, b)
+    return log_sum_exp(rows), positive
 
 
 def dot_softplus_sum(x, y, scale, bias, exclusions: Exclusion):
@@ -93,15 +93,6 @@ def _fusible(x, y, scale, exclusions, external_positive) -> bool:
     wanted = any(isinstance(t, Tensor) and t.requires_grad for t in asked)
     log_weight = exclusions[3]
     return torch.is_grad_enabled() and wanted and not (log_weight is not None and log_weight.requires_grad)
-
-
-def _cross_entropy_sum(positive: Tensor, lse: Tensor, a: float, b: float) -> Tensor:
-    excess = constant_at_minus_infinity(b + lse - positive)
-    return (excess if a == -math.inf else log_add_exp(torch.full_like(excess, a), excess)).sum()
-
-
-def _log_partition(positive: Tensor, lse: Tensor, a: float, b: float) -> Tensor:
-    return log_sum_exp(b + lse if a == -math.inf else log_add_exp(positive + a, b + lse))
 
 
 def _scaled(gradient: Tensor, upstream: Tensor, like: Tensor) -> Tensor | None:

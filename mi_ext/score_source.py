@@ -11,7 +11,6 @@ bits and float64 for float64 inputs. Everything is in nats.
 """
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from . import validation
 from .exclusions import Exclusions
-from .log_domain import constant_at_minus_infinity, log_add_exp, log_sum_exp
+from .log_domain import log_sum_exp, row_cross_entropy, row_log_partition
 
 
 class Scores(ABC):
@@ -137,15 +136,11 @@ class Scores(ABC):
 
     def _row_log_partition(self, a, b) -> Tensor:
         positive, negative_lse, _ = self._statistics()
-        negatives = b + negative_lse
-        return negatives if _is_minus_infinity(a) else log_add_exp(positive + a, negatives)
+        return row_log_partition(positive, negative_lse, a, b)
 
     def _cross_entropy(self, a, b) -> Tensor:
         positive, negative_lse, _ = self._statistics()
-        excess = constant_at_minus_infinity(b + negative_lse - positive)
-        if _is_minus_infinity(a):
-            return excess
-        return log_add_exp(torch.as_tensor(a, dtype=excess.dtype, device=excess.device), excess)
+        return row_cross_entropy(positive, negative_lse, a, b)
 
     def _cross_entropy_sum(self, a, b) -> Tensor:
         return self._cross_entropy(a, b).sum()
@@ -225,7 +220,3 @@ class SharedColumnScores(Scores):
 
     def _check_index(self, index: Tensor) -> None:
         validation.candidate_index("index", index, self.n_queries, self.exclusions.m, self.exclusions.device)
-
-
-def _is_minus_infinity(a) -> bool:
-    return isinstance(a, float) and a == -math.inf
