@@ -1,10 +1,10 @@
 """Contrastive bounds on mutual information and losses made of them, without the n×m score matrix; all in nats.
 
-    Scores      DotScores, DenseScores   where scores come from: log-partitions, cross-entropies, softplus sums
-    bounds      infonce, ml_cpc, nwj, donsker_varadhan, tuba, smile, …: scores → estimate of MI, to maximise
-    losses      InfoNCE, NTXent, CLIP, SigLIP, DCL, SupCon, MoCo, MLCPC: embeddings → loss, to minimise
-    critics     Bilinear, Separable, Cosine, Joint: modules (x, y) → scores
-    reference   the same operations in plain torch on the explicit matrix, the truth that tests compare with
+Scores      DotScores, DenseScores   where scores come from: log-partitions, cross-entropies, softplus sums
+bounds      infonce, ml_cpc, nwj, donsker_varadhan, tuba, smile, …: scores → estimate of MI, to maximise
+losses      InfoNCE, NTXent, CLIP, SigLIP, DCL, SupCon, MoCo, MLCPC: embeddings → loss, to minimise
+critics     Bilinear, Separable, Cosine, Joint: modules (x, y) → scores
+reference   the same operations in plain torch on the explicit matrix, the truth that tests compare with
 """
 
 from . import bounds, critics, losses, reference

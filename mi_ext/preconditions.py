@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from . import validation
-from .score_source import Scores, SharedColumnScores
+from .scores import Scores, SharedColumnScores
 
 
 def mean(t: Tensor) -> Tensor:

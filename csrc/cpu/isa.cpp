@@ -15,13 +15,25 @@
 namespace mi {
 
 #if defined(__x86_64__)
-const CpuKernels& kernels_x86_64_v2();
-const CpuKernels& kernels_x86_64_v3();
-const CpuKernels& kernels_x86_64_v4();
-const CpuKernels& kernels_x86_64_v4_bf16();
-const CpuKernels& kernels_x86_64_v4_amx();
+namespace x86_64_v2 {
+const CpuKernels& kernels();
+}
+namespace x86_64_v3 {
+const CpuKernels& kernels();
+}
+namespace x86_64_v4 {
+const CpuKernels& kernels();
+}
+namespace x86_64_v4_bf16 {
+const CpuKernels& kernels();
+}
+namespace x86_64_v4_amx {
+const CpuKernels& kernels();
+}
 #else
-const CpuKernels& kernels_neon();
+namespace neon {
+const CpuKernels& kernels();
+}
 #endif
 
 namespace {
@@ -59,13 +71,13 @@ bool has_amx() {
 // Worst first.
 constexpr Candidate kCandidates[] = {
 #if defined(__x86_64__)
-    {kernels_x86_64_v2, [] { return true; }},
-    {kernels_x86_64_v3, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
-    {kernels_x86_64_v4, has_v4},
-    {kernels_x86_64_v4_bf16, has_bf16},
-    {kernels_x86_64_v4_amx, has_amx},
+    {x86_64_v2::kernels, [] { return true; }},
+    {x86_64_v3::kernels, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {x86_64_v4::kernels, has_v4},
+    {x86_64_v4_bf16::kernels, has_bf16},
+    {x86_64_v4_amx::kernels, has_amx},
 #else
-    {kernels_neon, [] { return true; }},
+    {neon::kernels, [] { return true; }},
 #endif
 };
 

@@ -4,17 +4,21 @@
 
 namespace mi {
 
+struct DotKernels {
+  // Log-sum-exps of rows and, where asked for, columns; positives where there are targets.
+  void (*statistics)(const DotProblem&, const DotStatistics&);
+  // Statistics and gradients of sum_i -log p_i, or of the global log-partition. positive_gradient [n]: dL/dz_i.
+  void (*fused)(const DotProblem&, const PartitionWeights&, const double* external_positive, const DotStatistics&,
+                const DotGradients&, double* positive_gradient);
+  // Gradients for any upstream gradient of the statistics.
+  void (*gradient)(const DotProblem&, const UpstreamGradients&, const double* positive, const DotGradients&);
+  // value = sum over negatives of e^{v_j} softplus(s_ij), its gradients, and the positives.
+  void (*softplus_sum)(const DotProblem&, double* positive, double* value, const DotGradients&);
+};
+
 struct CpuKernels {
   const char* isa;
-  // Log-sum-exps of rows and, where asked for, columns; positives where there are targets.
-  void (*dot_statistics)(const DotProblem&, const DotStatistics&);
-  // Statistics and gradients of sum_i -log p_i, or of the global log-partition. positive_gradient [n]: dL/dz_i.
-  void (*dot_fused)(const DotProblem&, const PartitionWeights&, const double* external_positive, const DotStatistics&,
-                    const DotGradients&, double* positive_gradient);
-  // Gradients for any upstream gradient of the statistics.
-  void (*dot_gradient)(const DotProblem&, const UpstreamGradients&, const double* positive, const DotGradients&);
-  // value = sum over negatives of e^{v_j} softplus(s_ij), its gradients, and the positives.
-  void (*dot_softplus_sum)(const DotProblem&, double* positive, double* value, const DotGradients&);
+  DotKernels dot;
   // Multiply-adds between registers alone, on every thread at once: float32 flop/s that no kernel can exceed.
   double (*peak_flops)(int threads, int64_t steps);
 };

@@ -5,7 +5,7 @@
 
 #include "../core/partition.h"
 #include "../cpu/kernels.h"
-#include "checks.h"
+#include "dot_arguments.h"
 
 namespace mi {
 namespace {
@@ -21,7 +21,7 @@ std::tuple<Tensor, Tensor, Tensor> dot_statistics(Tensor x, Tensor y, Tensor sca
   const Tensor column_negative_lse = columns ? new_doubles(x, {y.size(0)}) : none(x);
   const DotStatistics statistics{doubles(positive), doubles(negative_lse),
                                  columns ? doubles(column_negative_lse) : nullptr};
-  cpu_kernels().dot_statistics(a.problem, statistics);
+  cpu_kernels().dot.statistics(a.problem, statistics);
   return {positive, negative_lse, column_negative_lse};
 }
 
@@ -31,7 +31,7 @@ Tensor dot_clipped_lse(Tensor x, Tensor y, Tensor scale, Tensor bias, OptionalTe
   check(clip > 0, "dot_clipped_lse", "clip must be positive, but is ", clip);
   a.problem.bias = scalar_value("dot_clipped_lse", "bias", bias);
   const Tensor positive = new_doubles(x, {x.size(0)}), negative_lse = new_doubles(x, {x.size(0)});
-  cpu_kernels().dot_statistics(a.problem, {doubles(positive), doubles(negative_lse), nullptr, clip});
+  cpu_kernels().dot.statistics(a.problem, {doubles(positive), doubles(negative_lse), nullptr, clip});
   return negative_lse;
 }
 
@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dot_fused(
                                  negative_log_weight};
   const DotGradients gradients{dx.mutable_data_ptr(), candidate_gradient ? dy.mutable_data_ptr() : nullptr,
                                doubles(dscale)};
-  cpu_kernels().dot_fused(a.problem, weights, external_positive ? doubles(*external_positive) : nullptr,
+  cpu_kernels().dot.fused(a.problem, weights, external_positive ? doubles(*external_positive) : nullptr,
                           {doubles(positive), doubles(negative_lse)}, gradients, doubles(dpositive));
   const Tensor loss = new_doubles(x, {});
   *doubles(loss) = partition_loss(x.size(0), external_positive ? doubles(*external_positive) : doubles(positive),
@@ -82,7 +82,7 @@ std::tuple<Tensor, Tensor, Tensor> dot_gradient(Tensor x, Tensor y, Tensor scale
   const UpstreamGradients upstream{doubles_or_null(negative_lse), doubles_or_null(grad_negative_lse),
                                    doubles_or_null(column_negative_lse), doubles_or_null(grad_column_negative_lse),
                                    doubles_or_null(grad_positive)};
-  cpu_kernels().dot_gradient(
+  cpu_kernels().dot.gradient(
       a.problem, upstream, doubles_or_null(positive),
       {dx.mutable_data_ptr(), candidate_gradient ? dy.mutable_data_ptr() : nullptr, doubles(dscale)});
   return {dx, dy, dscale};
@@ -98,7 +98,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dot_softplus_sum(
   const Tensor dscale = new_doubles(x, {}), dbias = new_doubles(x, {});
   const DotGradients gradients{query_gradient ? dx.mutable_data_ptr() : nullptr,
                                candidate_gradient ? dy.mutable_data_ptr() : nullptr, doubles(dscale), doubles(dbias)};
-  cpu_kernels().dot_softplus_sum(a.problem, doubles(positive), doubles(value), gradients);
+  cpu_kernels().dot.softplus_sum(a.problem, doubles(positive), doubles(value), gradients);
   return {value, positive, dx, dy, dscale, dbias};
 }
 

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import critics
-from ..score_source import Scores
+from ..scores import Scores
 from .objective import Objective
 from .record import CAP, ESTIMATE, INK, REFERENCE, STYLE, Record, draw_cap
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .. import bounds
-from ..score_source import Scores
+from ..scores import Scores
 
 
 class _Bound(NamedTuple):

@@ -1,14 +1,4 @@
-"""Sources of scores and the reductions of them that every bound and loss is made of.
-
-    s_ij = scale · f(x_i, y_j) + bias     natural-log domain, rows = queries x, columns = candidates y
-    p_i                                   the score of query i with its positive
-    negative_lse_i  = log Σ_{j ∈ N_i} exp(s_ij + v_j)                  over the negatives of row i
-    R_i(a, b)       = logaddexp(p_i + a, b + negative_lse_i)           row log-partition with log-weights a and b
-    T(a, b)         = log Σ_i exp R_i(a, b)                            global log-partition
-
-Statistics are float64 inside, so that differences of large scores are exact; results are float32 for inputs of 32 or 16
-bits and float64 for float64 inputs. Everything is in nats.
-"""
+"""What every source of scores offers."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -17,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import validation
+from .. import validation
+from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
 from .exclusions import Exclusions
-from .log_domain import log_sum_exp, row_cross_entropy, row_log_partition
 
 
 class Scores(ABC):

@@ -1,28 +1,13 @@
-"""Where scores come from: products of embeddings (`DotScores`) or a given matrix (`DenseScores`).
-
-What both offer, and the definitions of p_i, negative_lse, R and T, are in `mi_ext.score_source`.
-"""
-
-from collections.abc import Iterator
+"""`DotScores`: products of embeddings, reduced tile by tile."""
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from . import ops, reference, validation
+from .. import ops, reference, validation
+from .blocks import column_blocks
 from .exclusions import Exclusions
-from .score_source import Scores, SharedColumnScores
-
-__all__ = ["DenseScores", "DotScores", "Scores", "column_blocks"]
-
-_BLOCK_ENTRIES = 1 << 20
-
-
-def column_blocks(n: int, m: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of consecutive blocks of columns with about 2^20 scores each."""
-    width = max(1, _BLOCK_ENTRIES // max(n, 1))
-    for start in range(0, m, width):
-        yield start, min(start + width, m)
+from .source import SharedColumnScores
 
 
 class DotScores(SharedColumnScores):
@@ -140,36 +125,3 @@ class DotScores(SharedColumnScores):
         blocks = column_blocks(len(self.x), len(self.y))
         none = torch.zeros((), dtype=torch.float64, device=self.x.device)
         return sum((checkpoint(block, start, stop, use_reentrant=False) for start, stop in blocks), start=none)
-
-
-class DenseScores(SharedColumnScores):
-    """A given score matrix: the fallback for any critic, and the version to read.
-
-    matrix [n, m], rows = queries; target int64 [n], the column of each query's positive, default arange(n), which needs
-    m ≥ n. All other columns are negatives; −inf entries take no part. Raises TypeError or ValueError by argument.
-    """
-
-    def __init__(self, matrix: Tensor, target: Tensor | None = None):
-        validation.floating_matrix("matrix", matrix, "[n, m]")
-        n, m = matrix.shape
-        target = validation.target_or_default(target, n, m, matrix)
-        super().__init__(Exclusions(n, m, matrix.device, target), matrix.dtype)
-        self.matrix = matrix.to(self.dtype)
-
-    def _compute_statistics(self, columns: bool):
-        results = reference.statistics(self.matrix, self.exclusions.tensors, columns)
-        return tuple(None if t is None else t.double() for t in results)
-
-    def negative_softplus_sum(self) -> Tensor:
-        return reference.softplus_sum(self.matrix.double(), self.exclusions.tensors).to(self.dtype)
-
-    def clipped_log_partition(self, tau: float) -> Tensor:
-        with torch.no_grad():
-            return reference.clipped_log_partition(self.matrix.double(), self.exclusions.tensors, tau).to(self.dtype)
-
-    def shuffled(self, index: Tensor) -> Tensor:
-        self._check_index(index)
-        return reference.positives(self.matrix, index).to(self.dtype)
-
-    def column_block(self, start: int, stop: int) -> Tensor:
-        return self.matrix[:, start:stop].to(self.dtype)

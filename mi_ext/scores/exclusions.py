@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .log_domain import log_sum_exp
-from .validation import readable
+from ..log_domain import log_sum_exp
+from ..validation import readable
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,11 @@
-"""The operators of the compiled extension, each as a differentiable function: the only user of `torch.ops.mi_ext`.
-
-    s_ij = scale · <x_i, y_j>     x [n, d] queries, y [m, d] candidates; no n×m array exists at any time
-
-`exclusions` = (target [n], x_label [n], y_label [m], candidate_log_weight v [m]), each None or a tensor. The functions
-of `mi_ext.reference` have the same signatures and are the truth these are tested against.
-
-Statistics are float64. Two ways lead to a gradient: *fused*, where the loss is known beforehand (one walk over the
-scores gives value and gradient), and *recomputed*, for any upstream gradient of the statistics (a second walk). Both
-give the same numbers. A second derivative is an error: use `DenseScores` where one is needed.
-"""
-
-import functools
-import inspect
+"""Operators on products of embeddings: s_ij = scale · <x_i, y_j>, x [n, d] queries, y [m, d] candidates."""
 
 import torch
 from torch import Tensor
 
-from . import _C, fakes  # noqa: F401  registers torch.ops.mi_ext and its fakes
-from .log_domain import log_sum_exp, row_cross_entropy, row_log_partition
-from .reference import Exclusion
+from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
+from ..reference import Exclusion
+from .autograd import double, first_derivative_only, quick_to_bind, scaled
 
 _raw = torch.ops.mi_ext
 
@@ -28,7 +15,7 @@ def dot_statistics(x, y, scale, exclusions: Exclusion, columns: bool = False):
 
     negative_lse_i = log Σ_{j ∈ N_i} exp(s_ij + v_j);  column_negative_lse_j the same down column j, if `columns`.
     """
-    positive, lse, column_lse = _DotStatistics.apply(x, y, _double(scale, x), *_as_raw(exclusions), columns)
+    positive, lse, column_lse = _DotStatistics.apply(x, y, double(scale, x), *_as_raw(exclusions), columns)
     return (None if exclusions[0] is None else positive), lse, (column_lse if columns else None)
 
 
@@ -39,7 +26,7 @@ def dot_cross_entropy_sum(x, y, scale, exclusions: Exclusion, external_positive,
     """
     if _fusible(x, y, scale, exclusions, external_positive):
         arguments = (*_as_raw(exclusions), external_positive, a, b, False, y.requires_grad)
-        return _DotFused.apply(x, y, _double(scale, x), *arguments)[0]
+        return _DotFused.apply(x, y, double(scale, x), *arguments)[0]
     positive, lse, _ = dot_statistics(x, y, scale, exclusions)
     return row_cross_entropy(external_positive if positive is None else positive, lse, a, b).sum()
 
@@ -48,7 +35,7 @@ def dot_log_partition(x, y, scale, exclusions: Exclusion, external_positive, a: 
     """(T, positive [n] or None), T = log Σ_i (e^{p_i + a} + e^{negative_lse_i + b}); both differentiable."""
     if _fusible(x, y, scale, exclusions, external_positive):
         arguments = (*_as_raw(exclusions), external_positive, a, b, True, y.requires_grad)
-        total, positive = _DotFused.apply(x, y, _double(scale, x), *arguments)[:2]
+        total, positive = _DotFused.apply(x, y, double(scale, x), *arguments)[:2]
         return total, (None if exclusions[0] is None else positive)
     positive, lse, _ = dot_statistics(x, y, scale, exclusions)
     rows = row_log_partition(external_positive if positive is None else positive, lse, a, b)
@@ -62,7 +49,7 @@ def dot_softplus_sum(x, y, scale, bias, exclusions: Exclusion):
     """
     if exclusions[3] is not None and exclusions[3].requires_grad:
         raise ValueError("candidate_log_weight: a softplus sum has no gradient for it; pass it detached")
-    scale, bias = _double(scale, x), _double(bias, x)
+    scale, bias = double(scale, x), double(bias, x)
     query_gradient = torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad or bias.requires_grad)
     candidate_gradient = torch.is_grad_enabled() and y.requires_grad
     arguments = (*_as_raw(exclusions), query_gradient, candidate_gradient)
@@ -73,13 +60,7 @@ def dot_softplus_sum(x, y, scale, bias, exclusions: Exclusion):
 def dot_clipped_log_partition(x, y, scale, bias, exclusions: Exclusion, tau: float) -> Tensor:
     """log Σ over negatives of exp(v_j + clamp(s_ij + bias, −tau, tau)), without a gradient."""
     with torch.no_grad():
-        return log_sum_exp(_raw.dot_clipped_lse(x, y, _double(scale, x), _double(bias, x), *_as_raw(exclusions), tau))
-
-
-def _double(value, like: Tensor) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.to(torch.float64)
-    return torch.full((), value, dtype=torch.float64, device=like.device)
+        return log_sum_exp(_raw.dot_clipped_lse(x, y, double(scale, x), double(bias, x), *_as_raw(exclusions), tau))
 
 
 def _as_raw(exclusions: Exclusion) -> Exclusion:
@@ -95,36 +76,6 @@ def _fusible(x, y, scale, exclusions, external_positive) -> bool:
     return torch.is_grad_enabled() and wanted and not (log_weight is not None and log_weight.requires_grad)
 
 
-def _scaled(gradient: Tensor, upstream: Tensor, like: Tensor) -> Tensor | None:
-    """A kept gradient times the upstream one, in the dtype of its input: never rounded to 16 bits before."""
-    return (gradient * upstream.to(gradient.dtype)).to(like.dtype) if gradient.shape == like.shape else None
-
-
-def _first_derivative_only(backward):
-    """A gradient asked for with create_graph=True carries a node that raises: a second derivative is never dropped."""
-
-    @functools.wraps(backward)
-    def wrapped(ctx, *upstream):
-        with torch.no_grad():
-            gradients = backward(ctx, *upstream)
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return gradients
-        causes = [t for t in (*ctx.saved_tensors, *upstream) if t is not None and t.requires_grad]
-        return tuple(None if g is None else _NoSecondDerivative.apply(g, *causes) for g in gradients)
-
-    return wrapped
-
-
-class _NoSecondDerivative(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, gradient, *causes):
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx, *upstream):
-        raise RuntimeError("mi_ext: DotScores has no second derivative; DenseScores(scale * x @ y.T) has")
-
-
 class _DotStatistics(torch.autograd.Function):
     @staticmethod
     def forward(x, y, scale, target, x_label, y_label, log_weight, columns):
@@ -136,7 +87,7 @@ class _DotStatistics(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @_first_derivative_only
+    @first_derivative_only
     def backward(ctx, *upstream):
         x, y, scale, target, x_label, y_label, log_weight, *statistics = ctx.saved_tensors
         exclusions = (target, x_label, y_label, log_weight)
@@ -173,12 +124,12 @@ class _DotFused(torch.autograd.Function):
         ctx.save_for_backward(x, y, scale, target, *output[2:])
 
     @staticmethod
-    @_first_derivative_only
+    @first_derivative_only
     def backward(ctx, upstream, upstream_positive, *_):
         x, y, scale, target, dx, dy, dscale, dpositive = ctx.saved_tensors
         if upstream is None:
             upstream = torch.zeros_like(dscale)
-        kept = _scaled(dx, upstream, x), _scaled(dy, upstream, y), dscale * upstream
+        kept = scaled(dx, upstream, x), scaled(dy, upstream, y), dscale * upstream
         if upstream_positive is not None and target is not None:
             kept = _add_positive_gradient(*kept, x, y, scale, target, upstream_positive)
         dexternal = dpositive * upstream if ctx.needs_input_grad[7] else None
@@ -211,12 +162,12 @@ class _DotSoftplusSum(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], inputs[1], inputs[2], inputs[4], *output[2:])
 
     @staticmethod
-    @_first_derivative_only
+    @first_derivative_only
     def backward(ctx, upstream, upstream_positive, *_):
         x, y, scale, target, dx, dy, dscale, dbias = ctx.saved_tensors
         if upstream is None:
             upstream = torch.zeros_like(dscale)
-        kept = _scaled(dx, upstream, x), _scaled(dy, upstream, y), dscale * upstream
+        kept = scaled(dx, upstream, x), scaled(dy, upstream, y), dscale * upstream
         dbias = dbias * upstream
         if upstream_positive is not None and target is not None:
             dbias = dbias + upstream_positive.sum()
@@ -225,6 +176,4 @@ class _DotSoftplusSum(torch.autograd.Function):
         return *kept, dbias, None, None, None, None, None, None
 
 
-# torch binds each call's arguments to forward's signature, which takes longer to find than a small problem to solve.
-for _function in (_DotStatistics, _DotFused, _DotSoftplusSum):
-    _function.forward.__signature__ = inspect.signature(_function.forward)
+quick_to_bind(_DotStatistics, _DotFused, _DotSoftplusSum)

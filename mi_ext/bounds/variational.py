@@ -1,90 +1,15 @@
-r"""Bounds on mutual information: each takes scores and returns an estimate in nats, 0-dim, to **maximise**.
-
-    p_i              score of query i with its positive; K candidates a query, the positive counted; n queries
-    lse_i            log-sum-exp over the negatives of query i
-    R_i(a, b)        logaddexp(p_i + a, b + lse_i); T(a, b) = log Σ_i exp R_i(a, b)
-    N⁻               number of (query, negative) pairs, Σ e^{v_j} over them when candidates carry log-weights v
-    mean_neg         mean over all those pairs
-
-Papers: [DEMI] Decomposing Mutual Information for Representation Learning; [MIM] On Mutual Information Maximization for
-Representation Learning; [ETA] Improved Mutual Information Estimation; [MLC] Multi-label Contrastive Predictive Coding;
-[DIM] Learning deep representations by mutual information estimation and maximization; [POOLE] On Variational Bounds of
-Mutual Information; [SMILE] Understanding the Limitations of Variational Mutual Information Estimators.
-
-Every function raises ValueError for n = 0 queries, and those with a mean over negatives for no negatives at all.
-"""
+"""Bounds by a mean over positives and a mean of exponentials over negatives."""
 
 import math
-import warnings
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from . import validation
-from .log_domain import constant_at_minus_infinity, log_add_exp, softplus
-from .preconditions import (
-    candidates,
-    check_log_baseline,
-    in_batch_size,
-    log_negative_mass,
-    mean,
-    target_of_another_query,
-)
-from .score_source import Scores
-from .scores import column_blocks
-
-
-def infonce(scores: Scores) -> Tensor:
-    r"""InfoNCE: log K + mean(p − R(0, 0)) ≤ log K.
-
-    $I_\mathrm{NCE} = \mathbb{E}\big[\log \frac{e^{p_i}}{\frac1K \sum_k e^{s_{ik}}}\big]$: [MLC] eq. 2, [MIM] eq. 3,
-    [DEMI] eq. 2. Rows with different numbers of candidates take mean log K_i.
-    """
-    s = scores.double()
-    n_candidates = s.n_candidates
-    log_k = n_candidates.double().log().mean() if isinstance(n_candidates, Tensor) else _log(n_candidates)
-    return (log_k - s.cross_entropy()).to(scores.dtype)
-
-
-def alpha_cpc(scores: Scores, alpha: float) -> Tensor:
-    r"""α-CPC: log K + mean(p − R(log α, log β)), β = (K − α)/(K − 1); at most log(K/α).
-
-    [MLC] eq. 5. A lower bound on MI for α ≥ 1 only. ValueError unless 0 < α < K, and where K < 2 or rows differ in K.
-    """
-    s = scores.double()
-    n_candidates = candidates(s, "alpha_cpc")
-    a, b = _alpha_weights(alpha, n_candidates)
-    return (math.log(n_candidates) - s.cross_entropy(a, b)).to(scores.dtype)
-
-
-def ml_cpc(scores: Scores, alpha: float) -> Tensor:
-    r"""Multi-label CPC: log(nK) + mean p − T(log α, log β), β = (K − α)/(K − 1); at most log(K/α).
-
-    [MLC] eq. 7. One softmax over all nK scores: ∂/∂s = 1/n on positives minus that (weighted) softmax. A lower bound on
-    MI if and only if α ∈ [`ml_cpc_min_alpha(n, K)`, 1], with a UserWarning outside. ValueError unless 0 < α < K, and
-    where K < 2 or rows differ in K.
-    """
-    s = scores.double()
-    n, n_candidates = s.n_queries, candidates(s, "ml_cpc")
-    a, b = _alpha_weights(alpha, n_candidates)
-    if not ml_cpc_min_alpha(n, n_candidates) * (1 - 1e-9) <= alpha <= 1:
-        low = ml_cpc_min_alpha(n, n_candidates)
-        warnings.warn(f"ml_cpc is a lower bound on MI only for alpha in [{low:.7g}, 1], got {alpha:.7g}", stacklevel=2)
-    partition = s.log_partition(a, b, reduction="lse")
-    return (math.log(n * n_candidates) + mean(s.positive) - partition).to(scores.dtype)
-
-
-def ml_cpc_min_alpha(n: int, n_candidates: int) -> float:
-    """The smallest α for which `ml_cpc` is a bound, K / (n(K − 1) + 1); there its cap is log(n(K − 1) + 1). [MLC]."""
-    return n_candidates / (n * (n_candidates - 1) + 1)
-
-
-def alpha_schedule(epoch: float, epochs: float, start: float = 10.0, end: float = 0.1) -> float:
-    """α_e = exp((ln start − ln end)(1 − e/E) + ln end): geometric, from `start` at e = 0 to `end` at e = E; [MLC]."""
-    if start <= 0 or end <= 0 or epochs <= 0:
-        raise ValueError(f"start, end, epochs: expected positive numbers, got {start}, {end}, {epochs}")
-    return math.exp((math.log(start) - math.log(end)) * (1 - epoch / epochs) + math.log(end))
+from .. import validation
+from ..log_domain import constant_at_minus_infinity, log_add_exp, softplus
+from ..preconditions import check_log_baseline, in_batch_size, log_negative_mass, mean, target_of_another_query
+from ..scores import Scores, column_blocks
 
 
 def nwj(scores: Scores) -> Tensor:
@@ -250,13 +175,6 @@ def _log_mean_exp(scores: Scores) -> tuple[Tensor, Tensor]:
     s = scores.double()
     log_total = log_negative_mass(s)
     return s.log_partition(-math.inf, 0.0, reduction="lse") - log_total, mean(s.positive)
-
-
-def _alpha_weights(alpha: float, n_candidates: int) -> tuple[float, float]:
-    """(log α, log β) with β = (K − α)/(K − 1)."""
-    if not 0 < alpha < n_candidates:
-        raise ValueError(f"alpha: expected a number in (0, K) with K = {n_candidates} candidates, got {alpha}")
-    return math.log(alpha), math.log((n_candidates - alpha) / (n_candidates - 1))
 
 
 def _log(value: float) -> float:

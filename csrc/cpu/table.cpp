@@ -1,13 +1,14 @@
-// The ceiling that benchmarks measure against: multiply-adds that never leave the registers.
-#pragma once
+// The table of an instruction set.
 #include <omp.h>
 
+#include "families-inl.h"
 #include "parallel.h"
 #include "tile-inl.h"
 
 namespace mi {
 namespace MI_ISA {
 
+// The ceiling that benchmarks measure against: multiply-adds that never leave the registers.
 static double peak_flops(int threads, int64_t steps) {
   constexpr int kChains = kRowsHigh * kVectorsWide;
   auto run = [&] {
@@ -27,6 +28,11 @@ static double peak_flops(int threads, int64_t steps) {
   const double start = omp_get_wtime();
   run();
   return 2.0 * kChains * kLanes<float> * steps * threads / (omp_get_wtime() - start);
+}
+
+const CpuKernels& kernels() {
+  static const CpuKernels table{MI_ISA_NAME, dot_kernels(), peak_flops};
+  return table;
 }
 
 }  // namespace MI_ISA

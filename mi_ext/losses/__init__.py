@@ -1,0 +1,17 @@
+"""Contrastive losses as modules: each takes embeddings and returns a loss, 0-dim, in nats, to **minimise**.
+
+Common to all. `temperature` T: a float, or an nn.Parameter to learn it; scores are <x_i, y_j>/T. `normalize=True`
+divides embeddings by their length first: scores are cosines over T. Results are float32, or float64 for such inputs.
+`forward(..., return_stats=True)` returns (loss, stats) with, detached:
+    mi             the estimate of mutual information that belongs to the loss, in nats
+    log_partition  [n]: R_i(0, 0), the log of the sum of exp(score) over a row's positive and negatives
+    n_negatives    negatives of a row (an int, or int64 [n] where rows differ)
+Errors are those of `DotScores`: TypeError or ValueError naming the argument; a loss of no queries is a ValueError.
+"""
+
+from .base import ContrastiveLoss
+from .in_batch import CLIP, DCL, InfoNCE, NTXent, SigLIP
+from .queue import MLCPC, MoCo
+from .supervised import SupCon
+
+__all__ = ["CLIP", "DCL", "ContrastiveLoss", "InfoNCE", "MLCPC", "MoCo", "NTXent", "SigLIP", "SupCon"]

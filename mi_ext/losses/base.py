@@ -1,0 +1,46 @@
+"""What the losses share."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import validation
+from ..scores import Scores
+
+
+class ContrastiveLoss(nn.Module):
+    """What the losses share: a temperature and whether embeddings are normalised."""
+
+    def __init__(self, temperature: float | Tensor, normalize: bool):
+        super().__init__()
+        validation.scalar("temperature", temperature, non_zero=True)
+        self.temperature = temperature
+        self.normalize = normalize
+
+    @property
+    def scale(self) -> float | Tensor:
+        return 1.0 / self.temperature
+
+    def embed(self, name: str, z: Tensor) -> Tensor:
+        """Rows of unit length if `normalize`; lengths in at least float32, since 1e-12 is 0 in float16."""
+        validation.floating_matrix(name, z)
+        if not self.normalize:
+            return z
+        return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1).to(z.dtype)
+
+
+def stats_of(scores: Scores, estimate) -> dict:
+    with torch.no_grad():
+        log_partition = scores.log_partition()  # walks over the scores once; the estimate reuses its statistics
+        return {"mi": estimate(scores).detach(), "log_partition": log_partition, "n_negatives": scores.n_negatives}
+
+
+def same_shape(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
+    if t.shape != other.shape:
+        raise ValueError(f"{name}: expected the shape of {other_name}, {tuple(other.shape)}, got {tuple(t.shape)}")
+
+
+def log_or_minus_infinity(value: int) -> float:
+    return math.log(value) if value > 0 else -math.inf

@@ -1,0 +1,49 @@
+"""What the operators' autograd functions share."""
+
+import functools
+import inspect
+
+import torch
+from torch import Tensor
+
+
+def double(value, like: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(torch.float64)
+    return torch.full((), value, dtype=torch.float64, device=like.device)
+
+
+def scaled(gradient: Tensor, upstream: Tensor, like: Tensor) -> Tensor | None:
+    """A kept gradient times the upstream one, in the dtype of its input: never rounded to 16 bits before."""
+    return (gradient * upstream.to(gradient.dtype)).to(like.dtype) if gradient.shape == like.shape else None
+
+
+def first_derivative_only(backward):
+    """A gradient asked for with create_graph=True carries a node that raises: a second derivative is never dropped."""
+
+    @functools.wraps(backward)
+    def wrapped(ctx, *upstream):
+        with torch.no_grad():
+            gradients = backward(ctx, *upstream)
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return gradients
+        causes = [t for t in (*ctx.saved_tensors, *upstream) if t is not None and t.requires_grad]
+        return tuple(None if g is None else _NoSecondDerivative.apply(g, *causes) for g in gradients)
+
+    return wrapped
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gradient, *causes):
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx, *upstream):
+        raise RuntimeError("mi_ext: DotScores has no second derivative; DenseScores(scale * x @ y.T) has")
+
+
+def quick_to_bind(*functions) -> None:
+    """torch binds each call to forward's signature; finding that takes longer than solving a small problem."""
+    for function in functions:
+        function.forward.__signature__ = inspect.signature(function.forward)

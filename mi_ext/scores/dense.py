@@ -1,0 +1,41 @@
+"""`DenseScores`: a given matrix."""
+
+import torch
+from torch import Tensor
+
+from .. import reference, validation
+from .exclusions import Exclusions
+from .source import SharedColumnScores
+
+
+class DenseScores(SharedColumnScores):
+    """A given score matrix: the fallback for any critic, and the version to read.
+
+    matrix [n, m], rows = queries; target int64 [n], the column of each query's positive, default arange(n), which needs
+    m ≥ n. All other columns are negatives; −inf entries take no part. Raises TypeError or ValueError by argument.
+    """
+
+    def __init__(self, matrix: Tensor, target: Tensor | None = None):
+        validation.floating_matrix("matrix", matrix, "[n, m]")
+        n, m = matrix.shape
+        target = validation.target_or_default(target, n, m, matrix)
+        super().__init__(Exclusions(n, m, matrix.device, target), matrix.dtype)
+        self.matrix = matrix.to(self.dtype)
+
+    def _compute_statistics(self, columns: bool):
+        results = reference.statistics(self.matrix, self.exclusions.tensors, columns)
+        return tuple(None if t is None else t.double() for t in results)
+
+    def negative_softplus_sum(self) -> Tensor:
+        return reference.softplus_sum(self.matrix.double(), self.exclusions.tensors).to(self.dtype)
+
+    def clipped_log_partition(self, tau: float) -> Tensor:
+        with torch.no_grad():
+            return reference.clipped_log_partition(self.matrix.double(), self.exclusions.tensors, tau).to(self.dtype)
+
+    def shuffled(self, index: Tensor) -> Tensor:
+        self._check_index(index)
+        return reference.positives(self.matrix, index).to(self.dtype)
+
+    def column_block(self, start: int, stop: int) -> Tensor:
+        return self.matrix[:, start:stop].to(self.dtype)
