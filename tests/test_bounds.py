@@ -11,6 +11,7 @@ from mi_ext import DenseScores, DotScores, bounds
 
 INF = math.inf
 
+
 # Definitions, in the exp domain, of objectives with in-batch scores.
 def by_ml_cpc(s, alpha):
     p, neg = parts(s)
@@ -37,9 +38,11 @@ def by_interpolated(s, alpha, log_a):
     n = len(s)
     total = 0.0
     for i, j in itertools.permutations(range(n), 2):
+
         def baseline(i, j):
             mean = sum(s[k, j].exp() for k in range(n) if k != i) / (n - 1)
             return torch.log(alpha * mean + (1 - alpha) * log_a[j].exp())
+
         total = total + s[j, j] - baseline(i, j) - (s[i, j] - baseline(j, j)).exp()
     return 1 + total / (n * (n - 1))
 
@@ -192,7 +195,7 @@ def test_leave_one_out_keeps_its_digits_when_one_score_dominates():
 
 
 def test_interpolated_keeps_no_matrix_for_the_gradient(monkeypatch):
-    monkeypatch.setattr("mi_ext.scores._BLOCK_ENTRIES", 64)
+    monkeypatch.setattr("mi_ext.scores.blocks._BLOCK_ENTRIES", 64)
     x = torch.randn(32, 2, dtype=torch.float64, requires_grad=True)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
@@ -233,8 +236,12 @@ BAD = {
     "no queries": (lambda: bounds.infonce(EMPTY), "n = 0"),
     "no queries, ml_cpc": (lambda: bounds.ml_cpc(EMPTY, 0.5), "n = 0"),
     "no negatives": (lambda: bounds.nwj(ALONE), "^scores: .*0 negatives"),
-    "no negatives by label": (lambda: bounds.jensen_shannon(
-        DotScores(torch.ones(2, 1), torch.ones(2, 1), labels=(torch.zeros(2).long(),) * 2)), "^scores: .*0 negatives"),
+    "no negatives by label": (
+        lambda: bounds.jensen_shannon(
+            DotScores(torch.ones(2, 1), torch.ones(2, 1), labels=(torch.zeros(2).long(),) * 2)
+        ),
+        "^scores: .*0 negatives",
+    ),
     "negatives": (lambda: bounds.donsker_varadhan(SQUARE, "none"), "^negatives: .*'shuffled'"),
     "shuffled beside": (lambda: bounds.donsker_varadhan(BESIDE, "shuffled"), "^negatives: .*DotScores"),
     "shuffled labels": (lambda: bounds.donsker_varadhan(UNEVEN, "shuffled"), "^negatives: .*labels"),

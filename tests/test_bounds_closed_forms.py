@@ -32,14 +32,17 @@ def binary_example():
 
 
 @SOURCES
-@pytest.mark.parametrize("bound, alpha, value", [
-    (bounds.alpha_cpc, 0.5, 0.7174381),
-    (bounds.alpha_cpc, 1.0, 0.4773856),
-    (bounds.ml_cpc, 1.0, 0.4276048),
-    (bounds.ml_cpc, 0.5, 0.5879361),
-    (bounds.ml_cpc, 3 / 7, 0.6146291),
-    (bounds.ml_cpc, 0.2, 0.7111096),
-])
+@pytest.mark.parametrize(
+    "bound, alpha, value",
+    [
+        (bounds.alpha_cpc, 0.5, 0.7174381),
+        (bounds.alpha_cpc, 1.0, 0.4773856),
+        (bounds.ml_cpc, 1.0, 0.4276048),
+        (bounds.ml_cpc, 0.5, 0.5879361),
+        (bounds.ml_cpc, 3 / 7, 0.6146291),
+        (bounds.ml_cpc, 0.2, 0.7111096),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:ml_cpc is a lower bound")
 def test_binary_example(bound, alpha, value, source):
     mean = torch.stack([bound(source(s), alpha) for s in binary_example()]).mean()
@@ -47,8 +50,9 @@ def test_binary_example(bound, alpha, value, source):
     assert (mean <= math.log(2)) == (alpha not in (0.2,) and not (bound is bounds.alpha_cpc and alpha < 1))
 
 
-@pytest.mark.parametrize("n, k, value", [
-    (128, 128, 0.0078735), (64, 16385, 0.0156259), (256, 65537, 0.0039063), (3, 3, 3 / 7)])
+@pytest.mark.parametrize(
+    "n, k, value", [(128, 128, 0.0078735), (64, 16385, 0.0156259), (256, 65537, 0.0039063), (3, 3, 3 / 7)]
+)
 def test_smallest_alpha(n, k, value):
     assert bounds.ml_cpc_min_alpha(n, k) == pytest.approx(value, abs=5e-8)
 
@@ -67,8 +71,9 @@ def test_caps(source):
     assert bounds.alpha_cpc(scores, 2.0).item() == pytest.approx(math.log(64), abs=1e-9)
 
 
-@pytest.mark.parametrize("mi, rho", [
-    (2, 0.4257572629), (4, 0.5741776328), (6, 0.6717055634), (8, 0.7420721231), (10, 0.7950600976)])
+@pytest.mark.parametrize(
+    "mi, rho", [(2, 0.4257572629), (4, 0.5741776328), (6, 0.6717055634), (8, 0.7420721231), (10, 0.7950600976)]
+)
 def test_correlated_gaussians_with_the_true_critic(mi, rho):
     """I = −d/2 log(1 − ρ²); the exact log density ratio s is a `DotScores`, and 1 + E[p] − E[e^s] = I."""
     d, n = 20, 1024
