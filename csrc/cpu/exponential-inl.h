@@ -68,7 +68,7 @@ MI_NOINLINE void raise_references(const RowSums<T>& sums, const Referenced<T>& d
 }
 
 // Turns a tile of scores into exponentials, adds their sums, and keeps E where asked to.
-template <class T, int kRows, int kVectors>
+template <bool kKeep, class T, int kRows, int kVectors>
 MI_INLINE void exponentiate_rows(const Tile<T, kRows, kVectors>& s, const RowSums<T>& sums, const Referenced<T>& done,
                                  int64_t lane, T* kept) {
   Vec<T> highest[kVectors];
@@ -89,22 +89,22 @@ MI_INLINE void exponentiate_rows(const Tile<T, kRows, kVectors>& s, const RowSum
   for (int v = 0; v < kVectors; v++) {
     const int64_t at = lane + v * kLanes<T>;
     const Vec<T> reference = load(sums.reference + at);
-    Vec<T> sum = {};
+    Vec<T> e[kRows];
 #pragma GCC unroll 6
-    for (int r = 0; r < kRows; r++) {
-      const Vec<T> e = exp2<T>(s.at[r][v] - reference);
-      if (kept) store(kept + r * kQueryBlock + at, e);
-      sum += e;
-    }
-    store(sums.sum + at, load(sums.sum + at) + sum);
+    for (int r = 0; r < kRows; r++) e[r] = s.at[r][v] - reference;
+    exp2_all<T>(e);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++)
+      if constexpr (kKeep) store(kept + r * kQueryBlock + at, e[r]);
+    store(sums.sum + at, load(sums.sum + at) + sum_of<T>(e));
   }
 }
 
-template <class T, int kRows, int kVectors>
+template <bool kKeep, class T, int kRows, int kVectors>
 MI_NOINLINE void lazy_exponential_tile(const BlockScores<T>& scores, const RowSums<T>& sums, const Referenced<T>& done,
                                        int64_t j, int64_t vector, T* kept) {
   const auto s = scores.template tile<kRows, kVectors>(j, vector);
-  exponentiate_rows(s, sums, done, vector * kLanes<T>, kept);
+  exponentiate_rows<kKeep>(s, sums, done, vector * kLanes<T>, kept);
 }
 
 }  // namespace MI_ISA

@@ -156,19 +156,26 @@ struct QueryBlock {
   }
 };
 
-// A block's queries across the lanes, [d][kQueryBlock], times scale log2 e.
+// A block's queries across the lanes, times scale log2 e, in panels: [kQueryBlock / kPanel][d][kPanel].
 template <class T>
 struct TransposedQueries {
   T* data = nullptr;
+  int64_t dim = 0;
 
-  void place(const DotProblem& p, Arena& arena) { data = arena.take<T>(p.dim * kQueryBlock); }
+  void place(const DotProblem& p, Arena& arena) {
+    dim = p.dim;
+    data = arena.take<T>(dim * kQueryBlock);
+  }
+
+  const T* at(int64_t lane) const { return data + lane / kPanel<T> * dim * kPanel<T> + lane % kPanel<T>; }
 
   void fill(const DotProblem& p, const QueryBlock<T>& queries) const {
     const T factor = static_cast<T>(p.scale * kLog2E);
-    for (int64_t k0 = 0; k0 < p.dim; k0 += 16)
-      for (int64_t i = 0; i < queries.vectors * kLanes<T>; i++)
-        for (int64_t k = k0; k < smaller(k0 + 16, p.dim); k++)
-          data[k * kQueryBlock + i] = i < queries.rows ? queries.natural[i * queries.width + k] * factor : T(0);
+    for (int64_t i = 0; i < queries.vectors * kLanes<T>; i++) {
+      T* out = data + (at(i) - data);
+      for (int64_t k = 0; k < dim; k++)
+        out[k * kPanel<T>] = i < queries.rows ? queries.natural[i * queries.width + k] * factor : T(0);
+    }
   }
 };
 

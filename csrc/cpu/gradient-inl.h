@@ -37,8 +37,12 @@ struct RowWeights {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; v++) {
       const Vec<T> r = load(reference + lane + v * kLanes<T>);
+      Vec<T> e[kRows];
 #pragma GCC unroll 6
-      for (int row = 0; row < kRows; row++) store(out + row * kQueryBlock + v * kLanes<T>, exp2<T>(s.at[row][v] - r));
+      for (int row = 0; row < kRows; row++) e[row] = s.at[row][v] - r;
+      exp2_all<T>(e);
+#pragma GCC unroll 6
+      for (int row = 0; row < kRows; row++) store(out + row * kQueryBlock + v * kLanes<T>, e[row]);
     }
   }
 };
@@ -54,11 +58,17 @@ struct RowColumnWeights {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; v++) {
       const Vec<T> r = load(row_reference + lane + v * kLanes<T>), g = load(row_factor + lane + v * kLanes<T>);
+      Vec<T> by_row[kRows], by_column[kRows];
+#pragma GCC unroll 6
+      for (int row = 0; row < kRows; row++) {
+        by_row[row] = s.at[row][v] - r;
+        by_column[row] = s.at[row][v] - column_reference[j + row];
+      }
+      exp2_all<T>(by_row);
+      exp2_all<T>(by_column);
 #pragma GCC unroll 6
       for (int row = 0; row < kRows; row++)
-        store(
-            out + row * kQueryBlock + v * kLanes<T>,
-            g * exp2<T>(s.at[row][v] - r) + column_factor[j + row] * exp2<T>(s.at[row][v] - column_reference[j + row]));
+        store(out + row * kQueryBlock + v * kLanes<T>, g * by_row[row] + column_factor[j + row] * by_column[row]);
     }
   }
 };
@@ -74,11 +84,14 @@ struct SoftplusWeights {
                                                    T* out) const {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; v++) {
-      Vec<T> value_sum = {}, weight_sum = {};
+      const Vec<T> zero = {};
+      Vec<T> value_sum = {}, weight_sum = {}, e[kRows];
+#pragma GCC unroll 6
+      for (int row = 0; row < kRows; row++) e[row] = s.at[row][v] > zero ? -s.at[row][v] : s.at[row][v];
+      exp2_all<T>(e);
 #pragma GCC unroll 6
       for (int row = 0; row < kRows; row++) {
-        const Vec<T> score = s.at[row][v], zero = {};
-        const Vec<T> t = exp2<T>(score > zero ? -score : score);
+        const Vec<T> score = s.at[row][v], t = e[row];
         const Vec<T> inverse = T(1) / (t + T(1));
         const Vec<T> u = broadcast(factor ? factor[j + row] : T(1));
         const Vec<T> sigmoid = u * (score > zero ? inverse : t * inverse);
@@ -105,7 +118,7 @@ struct GradientWalk {
     QueryBlock<T> queries;
     TransposedQueries<T> transposed;
     T* weights = nullptr;                    // E [kCandidateBlock][kQueryBlock]
-    T* weighted = nullptr;                   // c x, by chunks
+    T* weighted = nullptr;                   // c x, in panels
     T* products = nullptr;                   // [kQueryBlock][width]
     T* coefficient = nullptr;                // [kQueryBlock] c_i scale
     T *lane_a = nullptr, *lane_b = nullptr;  // [kQueryBlock] the weights' own state

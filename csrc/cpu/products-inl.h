@@ -7,45 +7,49 @@
 namespace mi {
 namespace MI_ISA {
 
-// sums [rows][width] += E^T y over candidates first .. first + count.
+constexpr int64_t kProductGroup = 2 * kCandidateBlock;  // most candidates in one sum of products
+
+// sums [rows][width] += E^T y over candidates first .. first + count, count <= kProductGroup.
 template <class T>
 MI_INLINE void add_query_products(const T* weights, const Candidates<T>& y, int64_t first, int64_t count,
                                   const QueryBlock<T>& queries, T* sums) {
+  alignas(64) T panel[kProductGroup * kPanel<T>];
   const int64_t width = queries.width;
   for (int64_t c = 0; c * kChunk < width; c++) {
     const T* chunk = y.data + c * y.chunk + first * y.pitch;
     for_vector_tiles(smaller(kChunk, width - c * kChunk) / kLanes<T>, [&](auto vectors, int64_t vector) {
+      for (int64_t j = 0; j < count; j++)
+        for (int v = 0; v < vectors(); v++)
+          store(panel + j * kPanel<T> + v * kLanes<T>, load(chunk + j * y.pitch + (vector + v) * kLanes<T>));
       for_row_tiles(queries.rows, [&](auto rows, int64_t i) {
-        multiply_add_tile<T, rows(), vectors()>(weights + i, 1, kQueryBlock, chunk + vector * kLanes<T>, y.pitch, count,
+        multiply_add_tile<T, rows(), vectors()>(weights + i, 1, kQueryBlock, panel, kPanel<T>, count,
                                                 sums + i * width + c * kChunk + vector * kLanes<T>, width);
       });
     });
   }
 }
 
-// c_i x_i in chunks of kChunk columns: [chunk][kQueryBlock][kChunk].
+// c_i x_i in panels: [width / kPanel][kQueryBlock][kPanel].
 template <class T>
 MI_INLINE void weigh_queries(const QueryBlock<T>& queries, const T* coefficient, T* weighted) {
-  for (int64_t c = 0; c * kChunk < queries.width; c++)
+  for (int64_t k = 0; k < queries.width; k += kPanel<T>)
     for (int64_t i = 0; i < queries.rows; i++)
-      for (int64_t k = 0; k < smaller(kChunk, queries.width - c * kChunk); k++)
-        weighted[(c * kQueryBlock + i) * kChunk + k] =
-            coefficient[i] * queries.natural[i * queries.width + c * kChunk + k];
+      for (int64_t c = 0; c < smaller(kPanel<T>, queries.width - k); c++)
+        weighted[k * kQueryBlock + i * kPanel<T> + c] = coefficient[i] * queries.natural[i * queries.width + k + c];
 }
 
 // sums [candidates][pitch] += E (c x); the first row of weights and sums belongs to the same candidate.
 template <class T>
 MI_INLINE void add_candidate_products(const T* weights, const T* weighted, int64_t count, const QueryBlock<T>& queries,
                                       T* sums, int64_t pitch) {
-  for (int64_t c = 0; c * kChunk < queries.width; c++)
-    for_vector_tiles(smaller(kChunk, queries.width - c * kChunk) / kLanes<T>, [&](auto vectors, int64_t vector) {
-      const int64_t column = vector * kLanes<T>;
-      for_row_tiles(count, [&](auto rows, int64_t j) {
-        multiply_add_tile<T, rows(), vectors()>(weights + j * kQueryBlock, kQueryBlock, 1,
-                                                weighted + c * kQueryBlock * kChunk + column, kChunk, queries.rows,
-                                                sums + j * pitch + c * kChunk + column, pitch);
-      });
+  for_vector_tiles(queries.width / kLanes<T>, [&](auto vectors, int64_t vector) {
+    const int64_t column = vector * kLanes<T>, in_panel = column % kPanel<T>;
+    const T* panel = weighted + (column - in_panel) * kQueryBlock + in_panel;
+    for_row_tiles(count, [&](auto rows, int64_t j) {
+      multiply_add_tile<T, rows(), vectors()>(weights + j * kQueryBlock, kQueryBlock, 1, panel, kPanel<T>, queries.rows,
+                                              sums + j * pitch + column, pitch);
     });
+  });
 }
 
 // The arithmetic of a fused walk in the compute type itself; PairedProducts has the same members for 16-bit pairs.
@@ -55,7 +59,7 @@ struct PlainProducts {
   struct Slot {
     TransposedQueries<T> transposed;
     T* exponentials = nullptr;  // E [m][kQueryBlock]
-    T* weighted = nullptr;      // c x, by chunks
+    T* weighted = nullptr;      // c x, in panels
   };
 
   Candidates<T> candidates;
@@ -79,8 +83,8 @@ struct PlainProducts {
         queries, 0, p.m(),
         [&](auto rows, auto vectors, int64_t j, int64_t vector) {
           const Referenced<T> done{slot.exponentials, j};
-          lazy_exponential_tile<T, rows(), vectors()>(scores, sums, done, j, vector,
-                                                      slot.exponentials + j * kQueryBlock);
+          lazy_exponential_tile<true, T, rows(), vectors()>(scores, sums, done, j, vector,
+                                                            slot.exponentials + j * kQueryBlock);
         },
         [&](int64_t) { sums.fold(); });
   }
@@ -90,12 +94,12 @@ struct PlainProducts {
                 T* candidate_sums) const {
     weigh_queries(queries, coefficient, slot.weighted);
     std::memset(products, 0, queries.rows * queries.width * sizeof(T));
-    for (int64_t j = 0; j < p.m(); j += kCandidateBlock) {
-      const int64_t count = smaller(kCandidateBlock, p.m() - j);
+    for (int64_t j = 0; j < p.m(); j += kProductGroup) {
+      const int64_t count = smaller(kProductGroup, p.m() - j);
       const T* exponentials = slot.exponentials + j * kQueryBlock;
-      add_query_products(exponentials, candidates, j, count, queries, products);
       add_candidate_products(exponentials, slot.weighted, count, queries, candidate_sums + j * queries.width,
                              queries.width);
+      add_query_products(exponentials, candidates, j, count, queries, products);
     }
   }
 };

@@ -6,7 +6,7 @@ namespace mi {
 namespace MI_ISA {
 
 // What happens to a tile of scores before it is reduced: bias, clip, positives taken out, exclusions at -inf,
-// log-weights.
+// log-weights. Most tiles have none of it and never leave the registers.
 template <class T>
 struct TileExclusions {
   const CandidateSide<T>& side;
@@ -14,68 +14,64 @@ struct TileExclusions {
   T bias = 0;               // log2 units
   T clip = 0;               // log2 units; 0: none
   bool weights_add = true;  // v_j is added to the score (log-sum-exp); false: the caller multiplies by e^{v_j}
+  bool everywhere = bias != 0 || clip != 0 || side.label || side.log_weight;
 
   template <int kRows, int kVectors>
   inline __attribute__((always_inline)) void apply(Tile<T, kRows, kVectors>& s, int64_t j, int64_t lane) const {
-    if (bias != 0)
-      for (int r = 0; r < kRows; r++)
-        for (int v = 0; v < kVectors; v++) s.at[r][v] += bias;
-    if (clip != 0) clamp(s);
-    if (queries.has_positive && queries.has_positive[j / kRowsHigh]) take_positives(s, j, lane);
-    if (side.label) exclude_labels(s, j, lane);
-    if (side.log_weight) add_log_weights(s, j);
+    if (!everywhere && !has_positive(j)) return;
+    T scores[kRows][kVectors * kLanes<T>];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++) store(&scores[r][v * kLanes<T>], s.at[r][v]);
+    exclude<kRows, kVectors * kLanes<T>>(*this, scores, j, lane);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++) s.at[r][v] = load(&scores[r][v * kLanes<T>]);
   }
 
  private:
-  // The positive's score leaves the tile from the same accumulators as the negatives'.
-  template <int kRows, int kVectors>
-  inline __attribute__((always_inline)) void take_positives(Tile<T, kRows, kVectors>& s, int64_t j,
-                                                            int64_t lane) const {
-    T scores[kRows][kVectors * kLanes<T>];
+  bool has_positive(int64_t j) const { return queries.has_positive && queries.has_positive[j / kRowsHigh]; }
+
+  template <int kRows, int kWidth>
+  MI_NOINLINE void exclude(const TileExclusions& self, T (*scores)[kWidth], int64_t j, int64_t lane) {
     for (int r = 0; r < kRows; r++)
-      for (int v = 0; v < kVectors; v++) store(&scores[r][v * kLanes<T>], s.at[r][v]);
-    for (int i = 0; i < kVectors * kLanes<T>; i++) {
+      for (int i = 0; i < kWidth; i += kLanes<T>) store(scores[r] + i, self.shifted(load(scores[r] + i)));
+    if (self.has_positive(j)) self.template take_positives<kRows, kWidth>(scores, j, lane);
+    for (int r = 0; r < kRows; r++)
+      for (int i = 0; i < kWidth; i += kLanes<T>)
+        store(scores[r] + i, self.negatives_only(load(scores[r] + i), j + r, lane + i));
+  }
+
+  // Plus the bias, clamped to [-clip, clip]; NaN stays NaN.
+  inline __attribute__((always_inline)) Vec<T> shifted(Vec<T> score) const {
+    if (bias != 0) score += bias;
+    if (clip != 0) score = min<T>(broadcast(clip), max<T>(broadcast(-clip), score));
+    return score;
+  }
+
+  // The positive's score leaves the tile from the same accumulators as the negatives'.
+  template <int kRows, int kWidth>
+  inline __attribute__((always_inline)) void take_positives(T (*scores)[kWidth], int64_t j, int64_t lane) const {
+    for (int i = 0; i < kWidth; i++) {
       const int64_t r = queries.target[lane + i] - j;
       if (r < 0 || r >= kRows) continue;
       queries.positive[lane + i] = scores[r][i];
       scores[r][i] = -std::numeric_limits<T>::infinity();
     }
-    for (int r = 0; r < kRows; r++)
-      for (int v = 0; v < kVectors; v++) s.at[r][v] = load(&scores[r][v * kLanes<T>]);
   }
 
-  // NaN stays NaN.
-  template <int kRows, int kVectors>
-  inline __attribute__((always_inline)) void clamp(Tile<T, kRows, kVectors>& s) const {
-    const Vec<T> low = broadcast(-clip), high = broadcast(clip);
-    for (int r = 0; r < kRows; r++)
-      for (int v = 0; v < kVectors; v++) {
-        const Vec<T> score = s.at[r][v];
-        s.at[r][v] = score < low ? low : (score > high ? high : score);
-      }
-  }
-
-  template <int kRows, int kVectors>
-  inline __attribute__((always_inline)) void exclude_labels(Tile<T, kRows, kVectors>& s, int64_t j,
-                                                            int64_t lane) const {
+  // -inf where labels agree or the log-weight removes column j. Where weights multiply, the caller does so.
+  inline __attribute__((always_inline)) Vec<T> negatives_only(Vec<T> score, int64_t j, int64_t lane) const {
     const Vec<T> excluded = broadcast(-std::numeric_limits<T>::infinity());
-    for (int r = 0; r < kRows; r++) {
-      const Vec<IntOf<T>> label = broadcast(side.label[j + r]);
-      for (int v = 0; v < kVectors; v++)
-        s.at[r][v] = label == load(queries.label + lane + v * kLanes<T>) ? excluded : s.at[r][v];
+    if (side.label) score = broadcast(side.label[j]) == load(queries.label + lane) ? excluded : score;
+    if (side.log_weight) {
+      const T weight = side.log_weight[j];
+      if (weight == (weights_add ? -std::numeric_limits<T>::infinity() : T(0))) return excluded;
+      if (weights_add) score += weight;
     }
-  }
-
-  // Where weights multiply, the caller does so; a column of weight 0 is out either way.
-  template <int kRows, int kVectors>
-  inline __attribute__((always_inline)) void add_log_weights(Tile<T, kRows, kVectors>& s, int64_t j) const {
-    const Vec<T> excluded = broadcast(-std::numeric_limits<T>::infinity());
-    for (int r = 0; r < kRows; r++) {
-      const T weight = side.log_weight[j + r];
-      const bool removed = weight == (weights_add ? -std::numeric_limits<T>::infinity() : T(0));
-      for (int v = 0; v < kVectors; v++)
-        s.at[r][v] = removed ? excluded : (weights_add ? s.at[r][v] + weight : s.at[r][v]);
-    }
+    return score;
   }
 };
 
@@ -91,9 +87,9 @@ struct BlockScores {
     auto s = Tile<T, kRows, kVectors>::zero();
     const int64_t lane = first_vector * kLanes<T>;
     const T* y = candidates.data + j * candidates.pitch;
-    const T* x = transposed.data + lane;
-    for (int64_t k = 0; k < dim; k += kChunk, y += candidates.chunk, x += kChunk * kQueryBlock)
-      s.multiply_add(y, candidates.pitch, 1, x, kQueryBlock, smaller(kChunk, dim - k));
+    const T* x = transposed.at(lane);
+    for (int64_t k = 0; k < dim; k += kChunk, y += candidates.chunk, x += kChunk * kPanel<T>)
+      s.multiply_add(y, candidates.pitch, 1, x, kPanel<T>, smaller(kChunk, dim - k));
     exclusions.apply(s, j, lane);
     return s;
   }

@@ -28,39 +28,62 @@ struct ColumnSums {
   }
 };
 
-// Adds a tile of scores to the sums of its columns. `pad` is -inf in the lanes beyond the last query, else 0.
+// Raises the reference of a column whose score leaves the range. Rare.
+template <class T>
+MI_NOINLINE void raise_column(const ColumnSums<T>& columns, int64_t j, const T* highest) {
+  T raised = columns.reference[j];
+  for (int i = 0; i < kLanes<T>; i++)
+    if (highest[i] > raised) raised = highest[i];
+  if (raised > std::numeric_limits<T>::max()) raised = std::numeric_limits<T>::max();
+  const T factor = static_cast<T>(std::exp2(static_cast<double>(columns.reference[j]) - raised));
+  store(columns.sum + j * kLanes<T>, load(columns.sum + j * kLanes<T>) * factor);
+  columns.reference[j] = raised;
+}
+
 template <class T, int kRows, int kVectors>
-MI_NOINLINE void column_exponential_tile(const BlockScores<T>& scores, const RowSums<T>& rows,
-                                         const ColumnSums<T>& columns, const T* pad, int64_t j, int64_t vector) {
-  auto s = scores.template tile<kRows, kVectors>(j, vector);
-  const int64_t lane = vector * kLanes<T>;
-#pragma GCC unroll 4
-  for (int v = 0; v < kVectors; v++) {
-    const Vec<T> padding = load(pad + lane + v * kLanes<T>);
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; r++) s.at[r][v] = padding == T(0) ? s.at[r][v] : padding;
-  }
+MI_INLINE void add_to_columns(const Tile<T, kRows, kVectors>& s, const ColumnSums<T>& columns, int64_t j) {
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; r++) {
     Vec<T> highest = s.at[r][0];
 #pragma GCC unroll 4
     for (int v = 1; v < kVectors; v++) highest = max<T>(s.at[r][v], highest);
     if (__builtin_expect(any_greater<T>(highest, broadcast(columns.reference[j + r]) + kLazyRange<T>), 0)) {
-      T raised = columns.reference[j + r];
-      for (int i = 0; i < kLanes<T>; i++)
-        if (highest[i] > raised) raised = highest[i];
-      if (raised > std::numeric_limits<T>::max()) raised = std::numeric_limits<T>::max();
-      const T factor = static_cast<T>(std::exp2(static_cast<double>(columns.reference[j + r]) - raised));
-      store(columns.sum + (j + r) * kLanes<T>, load(columns.sum + (j + r) * kLanes<T>) * factor);
-      columns.reference[j + r] = raised;
+      T spilled[kLanes<T>];
+      store(spilled, highest);
+      raise_column(columns, j + r, spilled);
     }
-    const Vec<T> reference = broadcast(columns.reference[j + r]);
-    Vec<T> sum = load(columns.sum + (j + r) * kLanes<T>);
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; v++) sum += exp2<T>(s.at[r][v] - reference);
-    store(columns.sum + (j + r) * kLanes<T>, sum);
   }
-  exponentiate_rows(s, rows, Referenced<T>{}, lane, static_cast<T*>(nullptr));
+  Vec<T> sum[kRows] = {};
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; v++) {
+    Vec<T> e[kRows];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++) e[r] = s.at[r][v] - columns.reference[j + r];
+    exp2_all<T>(e);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++) sum[r] += e[r];
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; r++)
+    store(columns.sum + (j + r) * kLanes<T>, load(columns.sum + (j + r) * kLanes<T>) + sum[r]);
+}
+
+// A tile of scores to the sums of its rows and columns. `pad` is -inf in the lanes beyond the last query, else 0; null
+// where the queries fill their lanes.
+template <class T, int kRows, int kVectors>
+MI_NOINLINE void column_exponential_tile(const BlockScores<T>& scores, const RowSums<T>& rows,
+                                         const ColumnSums<T>& columns, const T* pad, int64_t j, int64_t vector) {
+  auto s = scores.template tile<kRows, kVectors>(j, vector);
+  const int64_t lane = vector * kLanes<T>;
+  if (pad)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; v++) {
+      const Vec<T> padding = load(pad + lane + v * kLanes<T>);
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; r++) s.at[r][v] = padding == T(0) ? s.at[r][v] : padding;
+    }
+  add_to_columns(s, columns, j);
+  exponentiate_rows<false>(s, rows, Referenced<T>{}, lane, static_cast<T*>(nullptr));
 }
 
 template <class T>
@@ -147,9 +170,11 @@ struct StatisticsWalk {
     for_score_tiles(
         slot.queries, columns.first, columns.last,
         [&](auto rows, auto vectors, int64_t j, int64_t vector) {
-          done.candidates = kept ? j - columns.first : 0;
-          lazy_exponential_tile<T, rows(), vectors()>(scores, slot.sums, done, j, vector,
-                                                      kept ? kept + (j - columns.first) * kQueryBlock : nullptr);
+          if (kept == nullptr)
+            return lazy_exponential_tile<false, T, rows(), vectors()>(scores, slot.sums, done, j, vector, kept);
+          done.candidates = j - columns.first;
+          lazy_exponential_tile<true, T, rows(), vectors()>(scores, slot.sums, done, j, vector,
+                                                            kept + done.candidates * kQueryBlock);
         },
         [&](int64_t) { slot.sums.fold(); });
   }
@@ -158,10 +183,11 @@ struct StatisticsWalk {
     const BlockScores<T> scores = scores_of(slot);
     for (int64_t i = 0; i < kQueryBlock; i++)
       slot.pad[i] = i < slot.queries.rows ? T(0) : -std::numeric_limits<T>::infinity();
+    const T* pad = slot.queries.rows % kLanes<T> ? slot.pad : nullptr;
     for_score_tiles(
         slot.queries, columns.first, columns.last,
         [&](auto rows, auto vectors, int64_t j, int64_t vector) {
-          column_exponential_tile<T, rows(), vectors()>(scores, slot.sums, slot.columns, slot.pad, j, vector);
+          column_exponential_tile<T, rows(), vectors()>(scores, slot.sums, slot.columns, pad, j, vector);
         },
         [&](int64_t) { slot.sums.fold(); });
   }

@@ -7,6 +7,11 @@
 namespace mi {
 namespace MI_ISA {
 
+// Lanes of the widest tile. Operands read a vector at a time lie in panels of so many columns: a tile walks them in one
+// stream, and no pitch puts their lines into few cache sets.
+template <class T>
+constexpr int64_t kPanel = kVectorsWide * kLanes<T>;
+
 template <int N>
 using Constant = std::integral_constant<int, N>;
 
@@ -33,12 +38,7 @@ template <class T, int kRows, int kVectors>
 struct Tile {
   Vec<T> at[kRows][kVectors];
 
-  MI_INLINE Tile zero() {
-    Tile tile;
-    for (int r = 0; r < kRows; r++)
-      for (int v = 0; v < kVectors; v++) tile.at[r][v] = Vec<T>{};
-    return tile;
-  }
+  MI_INLINE Tile zero() { return {}; }
 
   // at[r][v] += sum_k a[r, k] b[k, v]: a is broadcast element by element, b is read a vector at a time.
   inline __attribute__((always_inline)) void multiply_add(const T* __restrict a, int64_t a_row, int64_t a_step,

@@ -68,7 +68,19 @@ MI_INLINE Vec<T> broadcast(T x) {
 // NaN in b is kept, NaN in a is dropped.
 template <class T>
 MI_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_max_ps((__m256)a, (__m256)b);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm256_max_pd((__m256d)a, (__m256d)b);
+#endif
   return a > b ? a : b;
+}
+template <class T>
+MI_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_min_ps((__m256)a, (__m256)b);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm256_min_pd((__m256d)a, (__m256d)b);
+#endif
+  return a < b ? a : b;
 }
 
 template <class T>
@@ -87,6 +99,15 @@ MI_INLINE bool any_greater(Vec<T> a, Vec<T> b) {
 #endif
 }
 
+// Pairs first: half the length of the chain of additions.
+template <class T, int kCount>
+MI_INLINE Vec<T> sum_of(const Vec<T> (&v)[kCount]) {
+  Vec<T> sum = v[0];
+#pragma GCC unroll 8
+  for (int i = 1; i + 1 < kCount; i += 2) sum += v[i] + v[i + 1];
+  return kCount % 2 ? sum : sum + v[kCount - 1];
+}
+
 template <class T>
 MI_INLINE double horizontal_sum(Vec<T> v) {
   double sum = 0;
@@ -94,40 +115,58 @@ MI_INLINE double horizontal_sum(Vec<T> v) {
   return sum;
 }
 
-template <class T>
-MI_INLINE Vec<T> exp2_polynomial(Vec<T> fraction) {
-  Vec<T> p = broadcast(Exp2Polynomial<T>::kCoefficients[0]);
-#pragma GCC unroll 16
-  for (int k = 1; k < Exp2Polynomial<T>::kTerms; k++) p = p * fraction + Exp2Polynomial<T>::kCoefficients[k];
-  return p;
-}
-
-// 2^s; exactly 0 at -inf, inf at inf, NaN at NaN. Subnormal results may come out as 0.
-template <class T>
-MI_INLINE Vec<T> exp2(Vec<T> s) {
+// s = 2^s; exactly 0 at -inf, inf at inf, NaN at NaN. Subnormal results may come out as 0. Each step is taken for all
+// vectors before the next one: its latency is ten times its cost, and processors look ahead a few dozen steps only.
+template <class T, int kCount>
+MI_INLINE void exp2_all(Vec<T> (&s)[kCount]) {
+  Vec<T> fraction[kCount], power[kCount];
 #if defined(__AVX512F__)
-  // reduce: s - floor(s), 0 at +-inf; scalef: times 2^floor(s).
-  if constexpr (sizeof(T) == 4) {
-    const Vec<T> fraction = (Vec<T>)_mm512_reduce_ps((__m512)s, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    return (Vec<T>)_mm512_scalef_ps((__m512)exp2_polynomial<T>(fraction), (__m512)s);
-  } else {
-    const Vec<T> fraction = (Vec<T>)_mm512_reduce_pd((__m512d)s, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    return (Vec<T>)_mm512_scalef_pd((__m512d)exp2_polynomial<T>(fraction), (__m512d)s);
-  }
+  // reduce: s - floor(s), 0 at +-inf.
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; i++)
+    if constexpr (sizeof(T) == 4)
+      fraction[i] = (Vec<T>)_mm512_reduce_ps((__m512)s[i], _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    else
+      fraction[i] = (Vec<T>)_mm512_reduce_pd((__m512d)s[i], _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 #else
-  // Adding 1.5 * 2^mantissa rounds to an integer, here floor(s), and leaves it in the low bits. Both clamps pass NaN.
-  // Exponents -bias and bias + 1 are those of 0 and inf.
+  // Adding 1.5 * 2^mantissa + bias rounds to an integer, here floor(s), and leaves the exponent field of 2^floor(s) in
+  // the low bits. Exponents -bias and bias + 1 are those of 0 and inf. Both clamps pass NaN.
   constexpr int kMantissa = std::numeric_limits<T>::digits - 1;
   constexpr T kBias = std::numeric_limits<T>::max_exponent - 1;
-  const T round = T(3) * (IntOf<T>(1) << (kMantissa - 1));
-  const Vec<T> low = broadcast<T>(T(0.5) - kBias), high = broadcast<T>(kBias + 1);
-  s = s < low ? low : s;
-  s = s > high ? high : s;
-  const Vec<T> shifted = (s - T(0.5)) + round;
-  const Vec<T> fraction = s - (shifted - round);
-  const Vec<IntOf<T>> exponent = ((Vec<IntOf<T>>)shifted + IntOf<T>(kBias)) << kMantissa;
-  return exp2_polynomial<T>(fraction) * (Vec<T>)exponent;
+  const T round = T(3) * (IntOf<T>(1) << (kMantissa - 1)) + kBias;
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; i++) s[i] = min<T>(broadcast<T>(kBias + 1), max<T>(broadcast<T>(T(0.5) - kBias), s[i]));
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; i++) power[i] = (s[i] - T(0.5)) + round;
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; i++) fraction[i] = s[i] - (power[i] - round);
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; i++) s[i] = (Vec<T>)((Vec<IntOf<T>>)power[i] << kMantissa);
 #endif
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; i++) power[i] = broadcast(Exp2Polynomial<T>::kCoefficients[0]);
+#pragma GCC unroll 16
+  for (int k = 1; k < Exp2Polynomial<T>::kTerms; k++)
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; i++) power[i] = power[i] * fraction[i] + Exp2Polynomial<T>::kCoefficients[k];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; i++)
+#if defined(__AVX512F__)
+    // scalef: times 2^floor(s).
+    if constexpr (sizeof(T) == 4)
+      s[i] = (Vec<T>)_mm512_scalef_ps((__m512)power[i], (__m512)s[i]);
+    else
+      s[i] = (Vec<T>)_mm512_scalef_pd((__m512d)power[i], (__m512d)s[i]);
+#else
+    s[i] *= power[i];
+#endif
+}
+
+template <class T>
+MI_INLINE Vec<T> exp2(Vec<T> s) {
+  Vec<T> one[1] = {s};
+  exp2_all<T>(one);
+  return one[0];
 }
 
 // log(1 + t) for t in [0, 1], relative error of a few ulp down to the smallest t.
