@@ -34,9 +34,9 @@ void write_gradients(ExponentialWalk<T>& walk, const double* negative_lse, const
                      const DotGradients& g) {
   const GatheredProblem& p = walk.p;
   walk.write_query_gradients(static_cast<T*>(g.queries), [&](int64_t i, int part) {
-    if (row_weight[i] == 0) return 0.0;
-    const double reference = walk.results[i * walk.parts + part].reference;
-    return p.scale * row_weight[i] * std::exp2(reference - log2_value(row_sum(walk, i)));
+    const double lse2 = log2_value(row_sum(walk, i));
+    if (row_weight[i] == 0 || lse2 == -kInfinity) return 0.0;
+    return p.scale * row_weight[i] * std::exp2(walk.results[i * walk.parts + part].reference - lse2);
   });
   *g.scale = walk.sum_of_scale_parts();
   if (g.candidates == nullptr) return;

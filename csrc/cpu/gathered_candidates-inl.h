@@ -50,7 +50,7 @@ template <class T, class Weights>
 struct CandidateWalk {
   struct Slot {
     RowReader<T> queries, candidates;
-    T* sum = nullptr;  // [width]
+    WeightedSum<T> sum;
   };
 
   const GatheredProblem& p;
@@ -71,7 +71,7 @@ struct CandidateWalk {
     for (int s = 0; s < slot_count; s++) {
       slots[s].queries.place(p.dtype, p.dim, arena);
       slots[s].candidates.place(p.dtype, p.dim, arena);
-      slots[s].sum = arena.take<T>(width);
+      slots[s].sum = {arena.take<T>(width), arena.take<T>(width), width};
     }
   }
 
@@ -125,21 +125,29 @@ struct CandidateWalk {
   }
 
   void walk_bank(Slot& slot, int s, int64_t pairs) {
-    T weight[kGroup];
     for (int64_t row = first_row(s, pairs); row < first_row(s + 1, pairs); row++) {
       const int64_t start = row ? bound[row - 1] : 0;
       if (start == bound[row]) continue;
       const T* y = slot.candidates.read_one(p.candidates, row);
-      std::memset(slot.sum, 0, width * sizeof(T));
-      for (int64_t k = start; k < bound[row]; k += kGroup) {
-        const RowGroup<T>& group = slot.queries.read(p.queries, k, bound[row], [&](int64_t at) { return query[at]; });
-        scores_of.template of<kStep / 2>(y, group, width, weight);
-        weights.weigh(weight, group.count, [&](int64_t r) { return query[k + r]; });
-        add_weighted_rows(weight, group, width, slot.sum);
+      slot.sum.clear();
+      for (int64_t first = start; first < bound[row]; first += kBlockOfNegatives) {
+        add_block(slot, y, first, smaller(first + kBlockOfNegatives, bound[row]));
+        slot.sum.fold();
       }
       T* dy = out + row * p.dim;
       const T scale = static_cast<T>(p.scale);
-      for (int64_t k = 0; k < p.dim; k++) dy[k] += scale * slot.sum[k];
+      for (int64_t k = 0; k < p.dim; k++) dy[k] += scale * slot.sum.whole[k];
+    }
+  }
+
+  // sum += w x over queries first <= k < last of a bank row y.
+  void add_block(Slot& slot, const T* y, int64_t first, int64_t last) {
+    T weight[kGroup];
+    for (int64_t k = first; k < last; k += kGroup) {
+      const RowGroup<T>& group = slot.queries.read(p.queries, k, last, [&](int64_t at) { return query[at]; });
+      scores_of.template of<kStep / 2>(y, group, width, weight);
+      weights.weigh(weight, group.count, [&](int64_t r) { return query[k + r]; });
+      add_weighted_rows(weight, group, width, slot.sum.block);
     }
   }
 

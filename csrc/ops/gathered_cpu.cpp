@@ -39,7 +39,8 @@ void take_bank(const char* op, GatheredArguments& a, const Tensor& x, const Tens
   a.index = torch::stable::contiguous(index);
   GatheredProblem& p = a.problem;
   p.negatives = index.size(1);
-  p.index = static_cast<const int64_t*>(a.index->const_data_ptr());
+  static const int64_t no_index = 0;  // an empty tensor has no data, but is an index all the same
+  p.index = index.numel() > 0 ? static_cast<const int64_t*>(a.index->const_data_ptr()) : &no_index;
   p.candidates = {a.y.const_data_ptr(), a.y.size(0), a.y.size(0) > 1 ? a.y.stride(0) : a.y.size(1)};
   check_index(op, p.index, p.n(), p.m(), a.y.size(0));
 }
