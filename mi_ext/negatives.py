@@ -35,9 +35,7 @@ class Queue(nn.Module):
     def enqueue(self, keys: Tensor) -> None:
         """Writes keys [n, dim] as they are at the pointer, which wraps; of more than `size` keys the last stay."""
         size, dim = self.queue.shape
-        validation.floating_matrix("keys", keys, f"[n, {dim}]")
-        if keys.shape[1] != dim:
-            raise ValueError(f"keys: expected vectors of width {dim}, got shape {tuple(keys.shape)}")
+        validation.vectors("keys", keys, dim)
         n = len(keys)
         kept = min(n, size)
         place = (self.pointer + torch.arange(n - kept, n, device=self.queue.device)) % size
@@ -70,9 +68,7 @@ class MemoryBank(nn.Module):
         index int64 [n], each item once; embeddings [n, dim].
         """
         size, dim = self.memory.shape
-        validation.floating_matrix("embeddings", embeddings, f"[n, {dim}]")
-        if embeddings.shape[1] != dim:
-            raise ValueError(f"embeddings: expected vectors of width {dim}, got shape {tuple(embeddings.shape)}")
+        validation.vectors("embeddings", embeddings, dim)
         validation.candidate_index("index", index, len(embeddings), size, self.memory.device)
         validation.without_duplicates("index", index)
         mixed = self.momentum * self.memory[index] + (1 - self.momentum) * embeddings.to(self.memory)

@@ -22,6 +22,13 @@ def floating_matrix(name: str, t: Tensor, shape: str = "[n, d]") -> None:
         raise ValueError(f"{name}: expected two dimensions {shape}, got shape {tuple(t.shape)}")
 
 
+def vectors(name: str, t: Tensor, dim: int) -> None:
+    """[n, dim] for a width that is fixed."""
+    floating_matrix(name, t, f"[n, {dim}]")
+    if t.shape[1] != dim:
+        raise ValueError(f"{name}: expected vectors of width {dim}, got shape {tuple(t.shape)}")
+
+
 def describe(value) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of dtype {value.dtype} and shape {tuple(value.shape)}"

@@ -79,13 +79,16 @@ class CRD(ContrastiveLoss):
     ):
         same_shape("teacher", teacher, "student", student)
         student, teacher = self.embed("student", student), self.embed("teacher", teacher)
-        size = len(self.student_memory.memory)
+        size, dim = self.student_memory.memory.shape
+        validation.vectors("student", student, dim)
         validation.candidate_index("index", index, len(student), size, student.device)
         if len(index) == 0:
             raise ValueError("student: the mean over n = 0 items is undefined; pass at least one item")
         if negative_index is None:
             shape = len(index), self.n_negatives
             negative_index = torch.randint(size, shape, generator=generator, device=index.device)
+        else:
+            validation.row_index("negative_index", negative_index, len(index), size, index.device)
         ways = (student, self.teacher_memory), (teacher, self.student_memory)
         losses = [self._loss(x, bank.memory, index, negative_index, way) for way, (x, bank) in enumerate(ways)]
         scores = losses[0][1]
