@@ -180,6 +180,7 @@ BAD = {
     "index": (lambda: losses.CRD(SIZE, DIM)(S, T, INDEX + 1), ValueError, "^index: .*40"),
     "index twice": (lambda: losses.CRD(SIZE, DIM)(S, T, INDEX * 0, NEGATIVES), ValueError, "^index: .*once"),
     "negative index": (lambda: losses.CRD(SIZE, DIM)(S, T, INDEX, NEGATIVES + 40), ValueError, "^negative_index: "),
+    "no negatives": (lambda: losses.CRD(SIZE, DIM)(S, T, INDEX, NEGATIVES[:, :0]), ValueError, "^negative_index: "),
     "width": (lambda: losses.CRD(SIZE, DIM + 1)(S, T, INDEX, NEGATIVES), ValueError, "^student: .*7"),
     "nothing": (lambda: losses.CRD(SIZE, DIM)(S[:0], T[:0], INDEX[:0]), ValueError, "n = 0"),
     "k-pair positive": (lambda: losses.KPair()(S, T[:3]), ValueError, "^positive: "),

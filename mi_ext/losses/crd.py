@@ -89,6 +89,8 @@ class CRD(ContrastiveLoss):
             negative_index = torch.randint(size, shape, generator=generator, device=index.device)
         else:
             validation.row_index("negative_index", negative_index, len(index), size, index.device)
+        if negative_index.shape[1] == 0:
+            raise ValueError("negative_index: expected at least one negative for each item, got none")
         ways = (student, self.teacher_memory), (teacher, self.student_memory)
         losses = [self._loss(x, bank.memory, index, negative_index, way) for way, (x, bank) in enumerate(ways)]
         scores = losses[0][1]
