@@ -1,13 +1,14 @@
 """Contrastive bounds on mutual information and losses made of them, without the n×m score matrix; all in nats.
 
-Scores      DotScores, DenseScores   where scores come from: log-partitions, cross-entropies, softplus sums
+Scores      DotScores, GatheredScores, DenseScores: where scores come from; log-partitions, cross-entropies, …
 bounds      infonce, ml_cpc, nwj, donsker_varadhan, tuba, smile, …: scores → estimate of MI, to maximise
-losses      InfoNCE, NTXent, CLIP, SigLIP, DCL, SupCon, MoCo, MLCPC: embeddings → loss, to minimise
+losses      InfoNCE, NTXent, CLIP, SigLIP, DCL, SupCon, MoCo, MLCPC, CRD, KPair: embeddings → loss, to minimise
+negatives   Queue, MemoryBank: negatives that outlive a batch; resample: draws from a softmax of scores
 critics     Bilinear, Separable, Cosine, Joint: modules (x, y) → scores
 reference   the same operations in plain torch on the explicit matrix, the truth that tests compare with
 """
 
-from . import bounds, critics, losses, reference
-from .scores import DenseScores, DotScores
+from . import bounds, critics, losses, negatives, reference
+from .scores import DenseScores, DotScores, GatheredScores
 
-__all__ = ["DenseScores", "DotScores", "bounds", "critics", "losses", "reference"]
+__all__ = ["DenseScores", "DotScores", "GatheredScores", "bounds", "critics", "losses", "negatives", "reference"]

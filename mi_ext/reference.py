@@ -104,3 +104,37 @@ def dot_clipped_log_partition(x, y, scale, bias, exclusions, tau):
     """log Σ over negatives of exp(v_j + clamp(s_ij + bias, −tau, tau)); by contract without a gradient."""
     with torch.no_grad():
         return clipped_log_partition(_dot_scores(x, y, scale, bias), exclusions, tau)
+
+
+def gathered_scores(x: Tensor, y: Tensor, index: Tensor | None, scale, bias=0.0) -> Tensor:
+    """[n, m]: scale · <x_i, y_ik> + bias; y_ik = y[index_ik] of a bank y [V, d], or y [n, m, d] where index is None."""
+    negatives = y if index is None else y[index]
+    return scale * (negatives @ x[:, :, None]).squeeze(2) + bias
+
+
+def gathered_negative_lse(x, y, index, scale):
+    """[n]: log Σ_k exp(s_ik)."""
+    return log_sum_exp(gathered_scores(x, y, index, scale), 1)
+
+
+def gathered_cross_entropy_sum(x, y, index, scale, positive, a, b):
+    """Σ_i [a + softplus(b + lse_i − p_i − a)], or Σ_i [b + lse_i − p_i] when a = −inf."""
+    excess = constant_at_minus_infinity(b + gathered_negative_lse(x, y, index, scale) - positive)
+    return (excess if a == -math.inf else a + softplus(excess - a)).sum()
+
+
+def gathered_log_partition(x, y, index, scale, positive, a, b):
+    """log Σ_i exp logaddexp(p_i + a, b + lse_i)."""
+    negatives = b + gathered_negative_lse(x, y, index, scale)
+    return log_sum_exp(negatives if a == -math.inf else log_add_exp(positive + a, negatives))
+
+
+def gathered_softplus_sum(x, y, index, scale, bias):
+    """Σ_ik softplus(s_ik + bias)."""
+    return softplus(gathered_scores(x, y, index, scale, bias)).sum()
+
+
+def gathered_clipped_log_partition(x, y, index, scale, bias, tau):
+    """log Σ_ik exp(clamp(s_ik + bias, −tau, tau)); by contract without a gradient."""
+    with torch.no_grad():
+        return log_sum_exp(gathered_scores(x, y, index, scale, bias).clamp(-tau, tau).flatten())

@@ -22,6 +22,13 @@ def floating_matrix(name: str, t: Tensor, shape: str = "[n, d]") -> None:
         raise ValueError(f"{name}: expected two dimensions {shape}, got shape {tuple(t.shape)}")
 
 
+def vectors(name: str, t: Tensor, dim: int) -> None:
+    """[n, dim] for a width that is fixed."""
+    floating_matrix(name, t, f"[n, {dim}]")
+    if t.shape[1] != dim:
+        raise ValueError(f"{name}: expected vectors of width {dim}, got shape {tuple(t.shape)}")
+
+
 def describe(value) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of dtype {value.dtype} and shape {tuple(value.shape)}"
@@ -76,10 +83,49 @@ def external_positive(positive: Tensor, target: Tensor | None, x: Tensor) -> Non
         raise ValueError(
             "target, positive: expected one of them, got both; target= picks positives from y, positive= adds them"
         )
-    floating_matrix("positive", positive)
-    if positive.shape != x.shape:
-        raise ValueError(f"positive: expected the shape of x, {tuple(x.shape)}, got {tuple(positive.shape)}")
-    same_device("positive", positive, x.device)
+    beside("positive", positive, x)
+
+
+def beside(name: str, t: Tensor, x: Tensor) -> None:
+    """[n, d]: a vector for each query."""
+    floating_matrix(name, t)
+    if t.shape != x.shape:
+        raise ValueError(f"{name}: expected the shape of x, {tuple(x.shape)}, got {tuple(t.shape)}")
+    same_device(name, t, x.device)
+
+
+def own_negatives(x: Tensor, bank: Tensor | None, index: Tensor | None, negatives: Tensor | None) -> Tensor:
+    """The bank [V, d] that index int64 [n, K−1] points into, or the negatives [n, K−1, d]."""
+    if (bank is None) == (negatives is None) or (bank is None) != (index is None):
+        given = [name for name, t in (("bank", bank), ("index", index), ("negatives", negatives)) if t is not None]
+        raise ValueError(f"bank, index, negatives: expected bank and index, or negatives alone, got {given or 'none'}")
+    if negatives is None:
+        floating_matrix("bank", bank, "[V, d]")
+        same_width("bank", bank, x)
+        row_index("index", index, len(x), len(bank), x.device)
+        return bank
+    if not isinstance(negatives, Tensor) or not negatives.is_floating_point():
+        raise TypeError(f"negatives: expected a floating-point tensor [n, K−1, d], got {describe(negatives)}")
+    n, d = x.shape
+    if negatives.dim() != 3 or (negatives.shape[0], negatives.shape[2]) != (n, d):
+        raise ValueError(f"negatives: expected shape ({n}, K−1, {d}) like x, got {tuple(negatives.shape)}")
+    same_device("negatives", negatives, x.device)
+    return negatives
+
+
+def row_index(name: str, index: Tensor, n: int, rows: int, device: torch.device) -> None:
+    """int64 [n, K−1] with values in [0, rows)."""
+    if not isinstance(index, Tensor) or index.dtype != torch.int64:
+        raise TypeError(f"{name}: expected an int64 tensor [n, K−1], got {describe(index)}")
+    if index.dim() != 2 or len(index) != n:
+        raise ValueError(f"{name}: expected rows of the bank for each query, ({n}, K−1), got {tuple(index.shape)}")
+    same_device(name, index, device)
+    if index.numel() == 0 or not readable(index):
+        return
+    low, high = index.aminmax()
+    if low < 0 or high >= rows:
+        i, k = ((index < 0) | (index >= rows)).nonzero()[0].tolist()
+        raise ValueError(f"{name}: expected rows of the bank in [0, {rows}), got {index[i, k]} at [{i}, {k}]")
 
 
 def label_pair(labels, n: int, m: int, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -137,6 +183,22 @@ def log_weight(name: str, value, n: int):
     if math.isnan(value) or value == math.inf:
         raise ValueError(f"{name}: expected a log-weight below +inf (−inf removes the term), got {value}")
     return float(value)
+
+
+def positive_int(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an int, got {describe(value)}")
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+
+
+def without_duplicates(name: str, index: Tensor) -> None:
+    if readable(index):
+        values, counts = index.unique(return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(
+                f"{name}: expected each value once, got {int(values[counts.argmax()])} {int(counts.max())} times"
+            )
 
 
 def one_of(name: str, value, allowed: tuple[str, ...]) -> None:

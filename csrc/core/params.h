@@ -36,10 +36,27 @@ struct DotProblem {
   int64_t m() const { return candidates.rows; }
 };
 
+// s_ik = scale <x_i, y_ik> + bias, k < m: every query has negatives of its own.
+struct GatheredProblem {
+  Features queries;                // x [n, d]
+  Features candidates;             // y: a bank [V, d], or, without index, the negatives themselves [n, m, d]
+  const int64_t* index = nullptr;  // [n, m] y_ik = row index_ik of the bank
+  int64_t query_pitch = 0;         // without index: elements from the negatives of one query to those of the next
+  int64_t negatives = 0;           // m
+  int64_t dim = 0;                 // d
+  Dtype dtype = Dtype::kFloat32;
+  double scale = 1;
+  double bias = 0;
+  int threads = 1;
+
+  int64_t n() const { return queries.rows; }
+  int64_t m() const { return negatives; }
+};
+
 // Gradients with respect to x, y and scale. Null: not asked for. Element type: double for double inputs, else float.
 struct DotGradients {
   void* queries = nullptr;     // [n, d]
-  void* candidates = nullptr;  // [m, d]
+  void* candidates = nullptr;  // [m, d]; of gathered scores: y's shape
   double* scale = nullptr;
   double* bias = nullptr;
 };

@@ -16,9 +16,22 @@ struct DotKernels {
   void (*softplus_sum)(const DotProblem&, double* positive, double* value, const DotGradients&);
 };
 
+struct GatheredKernels {
+  // negative_lse_i, of scores clamped to [-clip, clip] where clip > 0.
+  void (*log_sum_exp)(const GatheredProblem&, double clip, double* negative_lse);
+  // The same, and gradients of sum_i -log p_i, or of the global log-partition. positive_gradient [n]: dL/dz_i.
+  void (*fused)(const GatheredProblem&, const PartitionWeights&, const double* positive, double* negative_lse,
+                const DotGradients&, double* positive_gradient);
+  // Gradients for any upstream gradient of negative_lse.
+  void (*gradient)(const GatheredProblem&, const UpstreamGradients&, const DotGradients&);
+  // value = sum of softplus(s_ik), and its gradients.
+  void (*softplus_sum)(const GatheredProblem&, double* value, const DotGradients&);
+};
+
 struct CpuKernels {
   const char* isa;
   DotKernels dot;
+  GatheredKernels gathered;
   // Multiply-adds between registers alone, on every thread at once: float32 flop/s that no kernel can exceed.
   double (*peak_flops)(int threads, int64_t steps);
 };

@@ -36,4 +36,29 @@ STABLE_TORCH_LIBRARY(mi_ext, library) {
   library.def("dot_softplus_sum(Tensor x, Tensor y, Tensor scale, Tensor bias, " MI_EXCLUSIONS
               ", bool query_gradient, bool candidate_gradient) -> "
               "(Tensor value, Tensor positive, Tensor dx, Tensor dy, Tensor dscale, Tensor dbias)");
+
+  // Gathered scores, s_ik = scale <x_i, y_ik> (+ bias): y_ik = y[index_ik], index [n, m] into a bank y [V, d]; without
+  // index the negatives themselves, y [n, m, d].
+#define MI_GATHERED "Tensor x, Tensor y, Tensor? index, Tensor scale"
+
+  // negative_lse_i = log sum_k e^{s_ik}.
+  library.def("gathered_lse(" MI_GATHERED ") -> Tensor");
+
+  // The same of clamp(s_ik + bias, -clip, clip).
+  library.def("gathered_clipped_lse(" MI_GATHERED ", Tensor bias, float clip) -> Tensor");
+
+  // The loss of dot_fused with positives beside the candidates, and its gradients.
+  library.def("gathered_fused(" MI_GATHERED
+              ", Tensor positive, float positive_log_weight, float negative_log_weight, bool global_partition, "
+              "bool candidate_gradient) -> (Tensor loss, Tensor dx, Tensor dy, Tensor dscale, Tensor dpositive)");
+
+  // w_ik = ga_i e^{s_ik - a_i};  dx_i = scale sum_k w_ik y_ik,  dy_ik = scale w_ik x_i, added up where y_ik is one row.
+  library.def("gathered_gradient(" MI_GATHERED
+              ", Tensor negative_lse, Tensor grad_negative_lse, bool candidate_gradient) -> "
+              "(Tensor dx, Tensor dy, Tensor dscale)");
+
+  // value = sum_ik softplus(s_ik + bias), and its gradients (empty unless asked for).
+  library.def("gathered_softplus_sum(" MI_GATHERED
+              ", Tensor bias, bool query_gradient, bool candidate_gradient) -> "
+              "(Tensor value, Tensor dx, Tensor dy, Tensor dscale, Tensor dbias)");
 }

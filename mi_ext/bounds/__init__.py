@@ -14,6 +14,7 @@ Mutual Information; [SMILE] Understanding the Limitations of Variational Mutual 
 Every function raises ValueError for n = 0 queries, and those with a mean over negatives for no negatives at all.
 """
 
+from .conditional import conditional_infonce, sir_infonce, variational_infonce
 from .contrastive import alpha_cpc, alpha_schedule, infonce, ml_cpc, ml_cpc_min_alpha
 from .variational import (
     DonskerVaradhanEMA,
@@ -31,6 +32,7 @@ __all__ = [
     "DonskerVaradhanEMA",
     "alpha_cpc",
     "alpha_schedule",
+    "conditional_infonce",
     "donsker_varadhan",
     "eta_dv",
     "f_mine",
@@ -40,6 +42,8 @@ __all__ = [
     "ml_cpc",
     "ml_cpc_min_alpha",
     "nwj",
+    "sir_infonce",
     "smile",
     "tuba",
+    "variational_infonce",
 ]

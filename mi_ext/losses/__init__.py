@@ -10,8 +10,10 @@ Errors are those of `DotScores`: TypeError or ValueError naming the argument; a 
 """
 
 from .base import ContrastiveLoss
+from .crd import CRD
 from .in_batch import CLIP, DCL, InfoNCE, NTXent, SigLIP
+from .k_pair import KPair
 from .queue import MLCPC, MoCo
 from .supervised import SupCon
 
-__all__ = ["CLIP", "DCL", "ContrastiveLoss", "InfoNCE", "MLCPC", "MoCo", "NTXent", "SigLIP", "SupCon"]
+__all__ = ["CLIP", "CRD", "DCL", "ContrastiveLoss", "InfoNCE", "KPair", "MLCPC", "MoCo", "NTXent", "SigLIP", "SupCon"]

@@ -1,6 +1,7 @@
 """The operators of the compiled extension, each as a differentiable function: the only user of `torch.ops.mi_ext`.
 
-    dot    s_ij = scale · <x_i, y_j>     x [n, d] queries, y [m, d] candidates; no n×m array exists at any time
+    dot         s_ij = scale · <x_i, y_j>     x [n, d] queries, y [m, d] candidates; no n×m array exists at any time
+    gathered    s_ik = scale · <x_i, y_ik>    y_ik = y[index_ik] of a bank y [V, d], never copied; or y [n, m, d]
 
 `exclusions` = (target [n], x_label [n], y_label [m], candidate_log_weight v [m]), each None or a tensor. The functions
 of `mi_ext.reference` have the same signatures and are the truth these are tested against.
@@ -19,6 +20,13 @@ from .dot import (
     dot_softplus_sum,
     dot_statistics,
 )
+from .gathered import (
+    gathered_clipped_log_partition,
+    gathered_cross_entropy_sum,
+    gathered_log_partition,
+    gathered_negative_lse,
+    gathered_softplus_sum,
+)
 
 __all__ = [
     "dot_clipped_log_partition",
@@ -26,4 +34,9 @@ __all__ = [
     "dot_log_partition",
     "dot_softplus_sum",
     "dot_statistics",
+    "gathered_clipped_log_partition",
+    "gathered_cross_entropy_sum",
+    "gathered_log_partition",
+    "gathered_negative_lse",
+    "gathered_softplus_sum",
 ]

@@ -40,7 +40,9 @@ class _NoSecondDerivative(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *upstream):
-        raise RuntimeError("mi_ext: DotScores has no second derivative; DenseScores(scale * x @ y.T) has")
+        raise RuntimeError(
+            "mi_ext: fused scores have no second derivative; DenseScores, of an explicit score matrix, has"
+        )
 
 
 def quick_to_bind(*functions) -> None:

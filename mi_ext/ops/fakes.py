@@ -43,3 +43,30 @@ def _(x, y, scale, bias, target, x_label, y_label, log_weight, query_gradient, c
     positive = _doubles(x, 0 if target is None else x.shape[0])
     gradients = _gradient(x, query_gradient), _gradient(y, candidate_gradient)
     return _doubles(x), positive, *gradients, _doubles(x), _doubles(x)
+
+
+@torch.library.register_fake("mi_ext::gathered_lse")
+def _(x, y, index, scale):
+    return _doubles(x, x.shape[0])
+
+
+@torch.library.register_fake("mi_ext::gathered_clipped_lse")
+def _(x, y, index, scale, bias, clip):
+    return _doubles(x, x.shape[0])
+
+
+@torch.library.register_fake("mi_ext::gathered_fused")
+def _(x, y, index, scale, positive, a, b, global_partition, candidate_gradient):
+    gradients = _gradient(x, True), _gradient(y, candidate_gradient)
+    return _doubles(x), *gradients, _doubles(x), _doubles(x, x.shape[0])
+
+
+@torch.library.register_fake("mi_ext::gathered_gradient")
+def _(x, y, index, scale, negative_lse, grad_negative_lse, candidate_gradient):
+    return _gradient(x, True), _gradient(y, candidate_gradient), _doubles(x)
+
+
+@torch.library.register_fake("mi_ext::gathered_softplus_sum")
+def _(x, y, index, scale, bias, query_gradient, candidate_gradient):
+    gradients = _gradient(x, query_gradient), _gradient(y, candidate_gradient)
+    return _doubles(x), *gradients, _doubles(x), _doubles(x)

@@ -1,0 +1,175 @@
+// The gradient of the negatives themselves: dy_ik = w_ik x_i, with weights w that are known once the partitions are.
+//
+// A bank's rows serve many queries. Counting sorts the queries by bank row, and the walk's roles are exchanged: each
+// bank row, read once, meets the queries that point to it, and its gradient is written once by the thread that owns it.
+// Order and sums depend on nothing but the index. Explicit negatives have one query each.
+#pragma once
+#include <algorithm>
+
+#include "gathered-inl.h"
+
+namespace mi {
+namespace MI_ISA {
+
+// Pairs of a block of queries that are sorted together: scratch stays below the gradient of a large bank.
+constexpr int64_t kPairsSorted = int64_t{1} << 20;
+
+// w_ik = g_i 2^(s_ik - r_i): dL/da_i e^{s_ik - a_i} for any dL/da.
+template <class T>
+struct KnownExponentials {
+  T *reference = nullptr, *factor = nullptr;  // [n]
+
+  void place(const GatheredProblem& p, Arena& arena) {
+    reference = arena.take<T>(p.n()), factor = arena.take<T>(p.n());
+  }
+  void fill(const GatheredProblem& p, const double* negative_lse, const double* upstream) const {
+    for (int64_t i = 0; i < p.n(); i++) {
+      const Normalizer<T> row = normalizer<T>(negative_lse[i], upstream[i]);
+      reference[i] = row.reference, factor[i] = row.factor;
+    }
+  }
+  // query(r): the query that score r belongs to.
+  template <class Query>
+  void weigh(T* s, int64_t count, Query&& query) const {
+    T r[kGroup] = {}, f[kGroup] = {};
+    for (int64_t k = 0; k < count; k++) r[k] = reference[query(k)], f[k] = factor[query(k)];
+    for (int64_t k = 0; k < kGroup; k += kLanes<T>) store(s + k, load(f + k) * exp2<T>(load(s + k) - load(r + k)));
+  }
+};
+
+// w_ik = sigmoid(s_ik), of a softplus sum.
+template <class T>
+struct KnownSigmoids {
+  template <class Query>
+  void weigh(T* s, int64_t, Query&&) const {
+    Sigmoids<T>{}.weigh(s);
+  }
+};
+
+template <class T, class Weights>
+struct CandidateWalk {
+  struct Slot {
+    RowReader<T> queries, candidates;
+    WeightedSum<T> sum;
+  };
+
+  const GatheredProblem& p;
+  const Weights& weights;
+  T* out;  // dy, the shape of y
+  int slot_count = slots_for(p.threads, p.index ? p.candidates.rows : p.n());
+  int64_t width = padded<T>(p.dim);
+  int64_t block = p.m() == 0 ? p.n() : smaller(p.n(), round_up(larger(kPairsSorted, p.candidates.rows), p.m()) / p.m());
+  GroupScores<T> scores_of{static_cast<T>(p.scale * kLog2E), static_cast<T>(p.bias * kLog2E)};
+  std::unique_ptr<Slot[]> slots{new Slot[slot_count]};
+  int64_t* bound = nullptr;  // [V] where the queries of a bank row end in `query`; while they are placed: go next
+  int32_t* query = nullptr;  // [block m] queries by bank row
+
+  static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+  void place(Arena& arena) {
+    if (p.index) bound = arena.take<int64_t>(p.candidates.rows), query = arena.take<int32_t>(block * p.m());
+    for (int s = 0; s < slot_count; s++) {
+      slots[s].queries.place(p.dtype, p.dim, arena);
+      slots[s].candidates.place(p.dtype, p.dim, arena);
+      slots[s].sum = {arena.take<T>(width), arena.take<T>(width), width};
+    }
+  }
+
+  void walk() {
+    for_slots(slot_count, [&](int s) {
+      slots[s].queries.clear(), slots[s].candidates.clear();
+      const Range rows = bank_rows(s);
+      if (p.index) std::memset(out + rows.first * p.dim, 0, rows.size() * p.dim * sizeof(T));
+    });
+    if (p.index == nullptr) return for_slots(slot_count, [&](int s) { walk_own_negatives(slots[s], s); });
+    for (int64_t first = 0; first < p.n(); first += block) {
+      const Range queries{first, smaller(first + block, p.n())};
+      sort(queries);
+      for_slots(slot_count, [&](int s) { walk_bank(slots[s], s, queries.size() * p.m()); });
+    }
+  }
+
+  Range bank_rows(int s) const { return part_of(p.candidates.rows, s, slot_count, 1); }
+
+  // Visits, in order, the pairs (query, bank row) of the slot's rows.
+  template <class Visit>
+  void for_pairs(int s, Range queries, Visit&& visit) const {
+    const Range rows = bank_rows(s);
+    const uint64_t size = rows.size();
+    for (int64_t i = queries.first; i < queries.last; i++)
+      for (const int64_t *index = p.index + i * p.m(), *end = index + p.m(); index < end; index++)
+        if (static_cast<uint64_t>(*index - rows.first) < size) visit(i, *index);
+  }
+
+  void sort(Range queries) {
+    for_slots(slot_count, [&](int s) {
+      const Range rows = bank_rows(s);
+      std::memset(bound + rows.first, 0, rows.size() * sizeof(int64_t));
+      for_pairs(s, queries, [&](int64_t, int64_t row) { bound[row]++; });
+    });
+    int64_t start = 0;
+    for (int64_t row = 0; row < p.candidates.rows; row++) {
+      const int64_t count = bound[row];
+      bound[row] = start;
+      start += count;
+    }
+    for_slots(slot_count, [&](int s) {
+      for_pairs(s, queries, [&](int64_t i, int64_t row) { query[bound[row]++] = static_cast<int32_t>(i); });
+    });
+  }
+
+  // Rows are shared out so that every slot has about as many pairs.
+  int64_t first_row(int s, int64_t pairs) const {
+    if (s == slot_count) return p.candidates.rows;
+    return std::lower_bound(bound, bound + p.candidates.rows, pairs * s / slot_count) - bound;
+  }
+
+  void walk_bank(Slot& slot, int s, int64_t pairs) {
+    for (int64_t row = first_row(s, pairs); row < first_row(s + 1, pairs); row++) {
+      const int64_t start = row ? bound[row - 1] : 0;
+      if (start == bound[row]) continue;
+      const T* y = slot.candidates.read_one(p.candidates, row);
+      slot.sum.clear();
+      for (int64_t first = start; first < bound[row]; first += kBlockOfNegatives) {
+        add_block(slot, y, first, smaller(first + kBlockOfNegatives, bound[row]));
+        slot.sum.fold();
+      }
+      T* dy = out + row * p.dim;
+      const T scale = static_cast<T>(p.scale);
+      for (int64_t k = 0; k < p.dim; k++) dy[k] += scale * slot.sum.whole[k];
+    }
+  }
+
+  // sum += w x over queries first <= k < last of a bank row y.
+  void add_block(Slot& slot, const T* y, int64_t first, int64_t last) {
+    T weight[kGroup];
+    for (int64_t k = first; k < last; k += kGroup) {
+      const RowGroup<T>& group = slot.queries.read(p.queries, k, last, [&](int64_t at) { return query[at]; });
+      scores_of.template of<kStep / 2>(y, group, width, weight);
+      weights.weigh(weight, group.count, [&](int64_t r) { return query[k + r]; });
+      add_weighted_rows(weight, group, width, slot.sum.block);
+    }
+  }
+
+  void walk_own_negatives(Slot& slot, int s) {
+    const Range rows = part_of(p.n(), s, slot_count, 1);
+    T weight[kGroup];
+    for (int64_t i = rows.first; i < rows.last; i++) {
+      const NegativesOfQuery negatives = negatives_of(p, i);
+      const T* x = slot.queries.read_one(p.queries, i);
+      for (int64_t k = 0; k < p.m(); k += kGroup) {
+        const RowGroup<T>& group = slot.candidates.read(negatives.rows, k, p.m(), [](int64_t at) { return at; });
+        scores_of.template of<kStep>(x, group, width, weight);
+        weights.weigh(weight, group.count, [&](int64_t) { return i; });
+        for (int64_t r = 0; r < group.count; r++) {
+          const T factor = static_cast<T>(p.scale) * weight[r];
+          T* dy = out + (i * p.m() + k + r) * p.dim;
+          for (int64_t c = 0; c < p.dim; c++) dy[c] = factor * x[c];
+        }
+      }
+    }
+  }
+};
+
+}  // namespace MI_ISA
+}  // namespace mi
