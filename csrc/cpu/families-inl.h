@@ -7,6 +7,7 @@ namespace mi {
 namespace MI_ISA {
 
 DotKernels dot_kernels();
+JointKernels joint_kernels();
 
 }  // namespace MI_ISA
 }  // namespace mi

@@ -1,6 +1,7 @@
 """The operators of the compiled extension, each as a differentiable function: the only user of `torch.ops.mi_ext`.
 
     dot    s_ij = scale · <x_i, y_j>     x [n, d] queries, y [m, d] candidates; no n×m array exists at any time
+    joint  s_ij = <w, relu(a_i + b_j)>   a [n, h], b [m, h], also with a second hidden layer; nothing n×m×h exists
 
 `exclusions` = (target [n], x_label [n], y_label [m], candidate_log_weight v [m]), each None or a tensor. The functions
 of `mi_ext.reference` have the same signatures and are the truth these are tested against.
@@ -19,6 +20,14 @@ from .dot import (
     dot_softplus_sum,
     dot_statistics,
 )
+from .joint import (
+    joint_clipped_log_partition,
+    joint_cross_entropy_sum,
+    joint_log_partition,
+    joint_matrix,
+    joint_softplus_sum,
+    joint_statistics,
+)
 
 __all__ = [
     "dot_clipped_log_partition",
@@ -26,4 +35,10 @@ __all__ = [
     "dot_log_partition",
     "dot_softplus_sum",
     "dot_statistics",
+    "joint_clipped_log_partition",
+    "joint_cross_entropy_sum",
+    "joint_log_partition",
+    "joint_matrix",
+    "joint_softplus_sum",
+    "joint_statistics",
 ]

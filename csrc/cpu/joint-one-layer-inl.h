@@ -1,0 +1,241 @@
+// The joint critic with one hidden layer, s_ij = sum_k w_k relu(a_ik + b_jk).
+//   forward:   w relu(a + b) = max(w a, -w b) + w b  where w >= 0,  min(w a, -w b) + w b  where w < 0: one comparison
+//              and one addition an element; sum_k w_k b_jk is known beforehand.
+//   gradient:  U_ik = sum_j G_ij 1[a_ik > -b_jk],  V_jk = sum_i G_ij 1[a_ik > -b_jk];
+//              da = w U,  db = w V,  dw_k = sum_i a_ik U_ik + sum_j b_jk V_jk.
+// relu(-inf) is 0 for a, but an entry of -inf in b makes its column NaN.
+#pragma once
+#include "features-inl.h"
+#include "parallel.h"
+
+namespace mi {
+namespace MI_ISA {
+
+template <class T>
+struct OneHiddenLayer {
+  using Scalar = T;
+  static constexpr int64_t kRows = 48;
+  static constexpr int64_t kColumns = 128;
+  static constexpr int64_t kPanel = kVectorsWide * kLanes<T>;
+  static constexpr int64_t kColumnUnit = kPanel;
+  static constexpr int64_t kRun = 128;      // units summed in registers before they are added to a score
+  static constexpr int kUnitRows = kVectorBytes == 64 ? 12 : 6;  // queries that pass with their sums in registers
+
+  struct Slot {
+    int64_t first = 0, rows = 0;
+    T* row = nullptr;               // of a or b [padded hidden]
+    T* scaled = nullptr;            // w a [kRows][hidden], units in `order`
+    T* queries = nullptr;           // a [chunks][kRows][lanes]
+    T* query_sums = nullptr;        // U [chunks][kRows][lanes]
+    T* candidate_sums = nullptr;    // V [chunks][m][lanes]
+    double* last_weight = nullptr;  // [padded hidden] sum_i a U
+  };
+
+  const JointProblem& p;
+  int64_t chunks = padded<T>(p.hidden) / kLanes<T>;
+  int64_t rising = 0;          // units with w >= 0; they come first in `order`
+  int64_t* order = nullptr;    // [hidden]
+  T* weight = nullptr;         // w [padded hidden]
+  T* offset = nullptr;         // sum_k w_k b_jk [m]
+  T* panels = nullptr;         // -w b [panels][hidden][kPanel], units in `order`
+  T* negated = nullptr;        // -b [chunks][m][lanes]
+
+  void place(bool gradient, Arena& arena) {
+    order = arena.take<int64_t>(p.hidden);
+    weight = arena.take<T>(chunks * kLanes<T>);
+    offset = arena.take<T>(round_up(p.m(), kPanel));
+    panels = arena.take<T>(round_up(p.m(), kPanel) * p.hidden);
+    if (gradient) negated = arena.take<T>(chunks * p.m() * kLanes<T>);
+  }
+  void place_slot(Slot& slot, bool gradient, Arena& arena) const {
+    slot.row = arena.take<T>(chunks * kLanes<T>);
+    slot.scaled = arena.take<T>(kRows * p.hidden);
+    if (!gradient) return;
+    slot.queries = arena.take<T>(chunks * kRows * kLanes<T>);
+    slot.query_sums = arena.take<T>(chunks * kRows * kLanes<T>);
+    slot.candidate_sums = arena.take<T>(chunks * p.m() * kLanes<T>);
+    slot.last_weight = arena.take<double>(chunks * kLanes<T>);
+  }
+
+  // What every slot reads; once, before `prepare`.
+  void prepare_weights(bool) {
+    convert(weight, p.last_weight, p.dtype, 0, 0, p.hidden);
+    for (int64_t k = p.hidden; k < chunks * kLanes<T>; k++) weight[k] = 0;
+    rising = 0;
+    for (int64_t k = 0; k < p.hidden; k++)
+      if (!(weight[k] < 0)) order[rising++] = k;
+    for (int64_t k = 0, last = rising; k < p.hidden; k++)
+      if (weight[k] < 0) order[last++] = k;
+  }
+
+  // The slot's share of the candidates; columns start at a panel.
+  void prepare(Slot& slot, Range columns, bool gradient) const {
+    T* b = slot.row;
+    for (int64_t j = columns.first; j < columns.last; j++) {
+      padded_row(b, p.candidates, j);
+      T* panel = panels + j / kPanel * kPanel * p.hidden + j % kPanel;
+      double sum = 0;
+      for (int64_t k = 0; k < p.hidden; k++) {
+        panel[k * kPanel] = -weight[order[k]] * b[order[k]];
+        sum += static_cast<double>(weight[k]) * b[k];
+      }
+      offset[j] = static_cast<T>(sum);
+      if (gradient)
+        for (int64_t c = 0; c < chunks; c++) store(negated + (c * p.m() + j) * kLanes<T>, -load(b + c * kLanes<T>));
+    }
+    for (int64_t j = columns.last; j < round_up(columns.last, kPanel); j++) {  // beyond the last candidate
+      offset[j] = 0;
+      for (int64_t k = 0; k < p.hidden; k++) panels[(j / kPanel * p.hidden + k) * kPanel + j % kPanel] = 0;
+    }
+    if (!gradient) return;
+    std::memset(slot.candidate_sums, 0, chunks * p.m() * kLanes<T> * sizeof(T));
+    std::memset(slot.last_weight, 0, chunks * kLanes<T> * sizeof(double));
+  }
+
+  void begin(Slot& slot, int64_t first, int64_t rows, bool gradient) const {
+    slot.first = first, slot.rows = rows;
+    const T* a = slot.row;
+    for (int64_t r = 0; r < rows; r++) {
+      padded_row(slot.row, p.queries, first + r);
+      for (int64_t k = 0; k < p.hidden; k++) slot.scaled[r * p.hidden + k] = weight[order[k]] * a[order[k]];
+      if (gradient)
+        for (int64_t c = 0; c < chunks; c++)
+          store(slot.queries + (c * kRows + r) * kLanes<T>, load(a + c * kLanes<T>));
+    }
+    if (gradient) std::memset(slot.query_sums, 0, chunks * kRows * kLanes<T> * sizeof(T));
+  }
+
+  // out [kRows][kColumns]: scores of the slot's rows with candidates first .. first + count; first starts a panel.
+  void scores(Slot& slot, int64_t first, int64_t count, T* out) const {
+    for_vector_tiles(padded<T>(count) / kLanes<T>, [&](auto vectors, int64_t vector) {
+      const int64_t j = first + vector * kLanes<T>;
+      const T* panel = panels + j / kPanel * kPanel * p.hidden + j % kPanel;
+      for_row_tiles(slot.rows, [&](auto rows, int64_t r) {
+        score_tile<rows(), vectors()>(slot.scaled + r * p.hidden, p.hidden, rising, panel, offset + j,
+                                      out + r * kColumns + vector * kLanes<T>);
+      });
+    });
+  }
+
+  // Adds what weights G [kRows][kColumns] of the same tile give to U and V.
+  void add_gradients(Slot& slot, int64_t first, int64_t count, const T* weights) const {
+    for (int64_t c = 0; c < chunks; c++) {
+      const int64_t at = (c * p.m() + first) * kLanes<T>;
+      auto pass = [&](auto rows, int64_t r) {
+        const int64_t row = (c * kRows + r) * kLanes<T>;
+        unit_tile<rows()>(slot.queries + row, slot.query_sums + row, negated + at, slot.candidate_sums + at, count,
+                          weights + r * kColumns);
+      };
+      int64_t r = 0;
+      for (; r + kUnitRows <= slot.rows; r += kUnitRows) pass(Constant<kUnitRows>{}, r);
+      for (; r + 2 <= slot.rows; r += 2) pass(Constant<2>{}, r);
+      if (r < slot.rows) pass(Constant<1>{}, r);
+    }
+  }
+
+  // da of the slot's rows, and their part of dw.
+  void end(Slot& slot, const JointGradients& g) const {
+    for (int64_t c = 0; c < chunks; c++) {
+      const int64_t first = c * kLanes<T>;
+      Vec<T> sum = {};
+      for (int64_t r = 0; r < slot.rows; r++) {
+        const int64_t at = (c * kRows + r) * kLanes<T>;
+        const Vec<T> u = load(slot.query_sums + at);
+        sum += load(slot.queries + at) * u;
+        put(g.queries, slot.first + r, first, load(weight + first) * u);
+      }
+      for (int lane = 0; lane < kLanes<T>; lane++) slot.last_weight[first + lane] += sum[lane];
+    }
+  }
+
+  // db and dw of the units that belong to slot s, the slots' sums added in order.
+  void finish(const Slot* slots, int s, int slot_count, const JointGradients& g) const {
+    const Range share = part_of(chunks, s, slot_count, 1);
+    for (int64_t c = share.first; c < share.last; c++) {
+      const int64_t first = c * kLanes<T>;
+      double sum[kLanes<T>] = {};
+      for (int other = 0; other < slot_count; other++)
+        for (int lane = 0; lane < kLanes<T>; lane++) sum[lane] += slots[other].last_weight[first + lane];
+      for (int64_t j = 0; j < p.m(); j++) {
+        const int64_t at = (c * p.m() + j) * kLanes<T>;
+        Vec<T> v = load(slots[0].candidate_sums + at);
+        for (int other = 1; other < slot_count; other++) v += load(slots[other].candidate_sums + at);
+        const Vec<T> product = load(negated + at) * v;
+        for (int lane = 0; lane < kLanes<T>; lane++) sum[lane] -= product[lane];
+        put(g.candidates, j, first, load(weight + first) * v);
+      }
+      for (int64_t k = 0; k < smaller(kLanes<T>, p.hidden - first); k++)
+        static_cast<T*>(g.last_weight)[first + k] = static_cast<T>(sum[k]);
+    }
+  }
+
+ private:
+  void padded_row(T* out, const Features& features, int64_t row) const {
+    convert(out, features, p.dtype, row, 0, p.hidden);
+    for (int64_t k = p.hidden; k < chunks * kLanes<T>; k++) out[k] = 0;
+  }
+
+  // Units first .. first + kLanes of a row of a gradient.
+  void put(void* gradient, int64_t row, int64_t first, Vec<T> v) const {
+    T* out = static_cast<T*>(gradient) + row * p.hidden + first;
+    if (first + kLanes<T> <= p.hidden) return store(out, v);
+    for (int64_t k = 0; k < p.hidden - first; k++) out[k] = v[k];
+  }
+
+  // at[r][v] += sum over `units` units of max(b, a), or min(b, a); the order of arguments keeps a NaN in a.
+  template <bool kRising, int kTileRows, int kVectors>
+  MI_INLINE void add_units(Tile<T, kTileRows, kVectors>& s, const T* a, int64_t a_row, const T* b, int64_t units) {
+    for (int64_t k = 0; k < units; k++) {
+      Vec<T> operand[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++) operand[v] = load(b + k * kPanel + v * kLanes<T>);
+#pragma GCC unroll 6
+      for (int r = 0; r < kTileRows; r++) {
+        const Vec<T> scalar = broadcast(a[r * a_row + k]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; v++)
+          s.at[r][v] += kRising ? max<T>(operand[v], scalar) : min<T>(operand[v], scalar);
+      }
+    }
+  }
+
+  template <int kTileRows, int kVectors>
+  MI_NOINLINE void score_tile(const T* a, int64_t hidden, int64_t rising, const T* b, const T* offset, T* out) {
+    for (int r = 0; r < kTileRows; r++)
+      for (int v = 0; v < kVectors; v++) store(out + r * kColumns + v * kLanes<T>, load(offset + v * kLanes<T>));
+    for (int64_t k = 0; k < hidden;) {
+      const int64_t last = smaller(k + kRun, k < rising ? rising : hidden);
+      auto s = Tile<T, kTileRows, kVectors>::zero();
+      if (k < rising)
+        add_units<true>(s, a + k, hidden, b + k * kPanel, last - k);
+      else
+        add_units<false>(s, a + k, hidden, b + k * kPanel, last - k);
+      s.add_to(out, kColumns);
+      k = last;
+    }
+  }
+
+  // One vector of units: a and u stay in registers while the candidates pass with their v.
+  template <int kTileRows>
+  MI_NOINLINE void unit_tile(const T* a, T* u, const T* negated, T* v, int64_t candidates, const T* weights) {
+    Vec<T> query[kTileRows], sum[kTileRows];
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; r++) query[r] = load(a + r * kLanes<T>), sum[r] = Vec<T>{};
+    for (int64_t j = 0; j < candidates; j++) {
+      const Vec<T> b = load(negated + j * kLanes<T>);
+      Vec<T> even = load(v + j * kLanes<T>), odd = {};
+#pragma GCC unroll 12
+      for (int r = 0; r < kTileRows; r++) {
+        const Vec<T> active = query[r] > b ? broadcast(weights[r * kColumns + j]) : Vec<T>{};
+        sum[r] += active;
+        (r % 2 ? odd : even) += active;
+      }
+      store(v + j * kLanes<T>, even + odd);
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; r++) store(u + r * kLanes<T>, load(u + r * kLanes<T>) + sum[r]);
+  }
+};
+
+}  // namespace MI_ISA
+}  // namespace mi
