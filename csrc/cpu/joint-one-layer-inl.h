@@ -18,49 +18,51 @@ struct OneHiddenLayer {
   static constexpr int64_t kColumns = 128;
   static constexpr int64_t kPanel = kVectorsWide * kLanes<T>;
   static constexpr int64_t kColumnUnit = kPanel;
-  static constexpr int64_t kRun = 128;      // units summed in registers before they are added to a score
-  static constexpr int kUnitRows = kVectorBytes == 64 ? 12 : 6;  // queries that pass with their sums in registers
+  static constexpr int64_t kRun = 128;    // units summed in registers before they are added to a score
+  static constexpr int kUnitVectors = 2;  // units of a chunk, in vectors, and queries: what sums lie in registers
+  static constexpr int kUnitRows = kVectorBytes == 64 || kVectorsWide == 4 ? 6 : 4;
+  static constexpr int64_t kUnits = kUnitVectors * kLanes<T>;
 
   struct Slot {
     int64_t first = 0, rows = 0;
-    T* row = nullptr;               // of a or b [padded hidden]
+    T* row = nullptr;               // of a or b [chunks][kUnits]
     T* scaled = nullptr;            // w a [kRows][hidden], units in `order`
-    T* queries = nullptr;           // a [chunks][kRows][lanes]
-    T* query_sums = nullptr;        // U [chunks][kRows][lanes]
-    T* candidate_sums = nullptr;    // V [chunks][m][lanes]
-    double* last_weight = nullptr;  // [padded hidden] sum_i a U
+    T* queries = nullptr;           // a [chunks][kRows][kUnits]
+    T* query_sums = nullptr;        // U [chunks][kRows][kUnits]
+    T* candidate_sums = nullptr;    // V [chunks][m][kUnits]
+    double* last_weight = nullptr;  // [chunks][kUnits] sum_i a U
   };
 
   const JointProblem& p;
-  int64_t chunks = padded<T>(p.hidden) / kLanes<T>;
-  int64_t rising = 0;          // units with w >= 0; they come first in `order`
-  int64_t* order = nullptr;    // [hidden]
-  T* weight = nullptr;         // w [padded hidden]
-  T* offset = nullptr;         // sum_k w_k b_jk [m]
-  T* panels = nullptr;         // -w b [panels][hidden][kPanel], units in `order`
-  T* negated = nullptr;        // -b [chunks][m][lanes]
+  int64_t chunks = (p.hidden + kUnits - 1) / kUnits;
+  int64_t rising = 0;        // units with w >= 0; they come first in `order`
+  int64_t* order = nullptr;  // [hidden]
+  T* weight = nullptr;       // w [chunks][kUnits]
+  T* offset = nullptr;       // sum_k w_k b_jk [m]
+  T* panels = nullptr;       // -w b [panels][hidden][kPanel], units in `order`
+  T* negated = nullptr;      // -b [chunks][m][kUnits]
 
   void place(bool gradient, Arena& arena) {
     order = arena.take<int64_t>(p.hidden);
-    weight = arena.take<T>(chunks * kLanes<T>);
+    weight = arena.take<T>(chunks * kUnits);
     offset = arena.take<T>(round_up(p.m(), kPanel));
     panels = arena.take<T>(round_up(p.m(), kPanel) * p.hidden);
-    if (gradient) negated = arena.take<T>(chunks * p.m() * kLanes<T>);
+    if (gradient) negated = arena.take<T>(chunks * p.m() * kUnits);
   }
   void place_slot(Slot& slot, bool gradient, Arena& arena) const {
-    slot.row = arena.take<T>(chunks * kLanes<T>);
+    slot.row = arena.take<T>(chunks * kUnits);
     slot.scaled = arena.take<T>(kRows * p.hidden);
     if (!gradient) return;
-    slot.queries = arena.take<T>(chunks * kRows * kLanes<T>);
-    slot.query_sums = arena.take<T>(chunks * kRows * kLanes<T>);
-    slot.candidate_sums = arena.take<T>(chunks * p.m() * kLanes<T>);
-    slot.last_weight = arena.take<double>(chunks * kLanes<T>);
+    slot.queries = arena.take<T>(chunks * kRows * kUnits);
+    slot.query_sums = arena.take<T>(chunks * kRows * kUnits);
+    slot.candidate_sums = arena.take<T>(chunks * p.m() * kUnits);
+    slot.last_weight = arena.take<double>(chunks * kUnits);
   }
 
   // What every slot reads; once, before `prepare`.
   void prepare_weights(bool) {
     convert(weight, p.last_weight, p.dtype, 0, 0, p.hidden);
-    for (int64_t k = p.hidden; k < chunks * kLanes<T>; k++) weight[k] = 0;
+    for (int64_t k = p.hidden; k < chunks * kUnits; k++) weight[k] = 0;
     rising = 0;
     for (int64_t k = 0; k < p.hidden; k++)
       if (!(weight[k] < 0)) order[rising++] = k;
@@ -81,15 +83,16 @@ struct OneHiddenLayer {
       }
       offset[j] = static_cast<T>(sum);
       if (gradient)
-        for (int64_t c = 0; c < chunks; c++) store(negated + (c * p.m() + j) * kLanes<T>, -load(b + c * kLanes<T>));
+        for (int64_t k = 0; k < chunks * kUnits; k += kLanes<T>)
+          store(negated + (k / kUnits * p.m() + j) * kUnits + k % kUnits, -load(b + k));
     }
     for (int64_t j = columns.last; j < round_up(columns.last, kPanel); j++) {  // beyond the last candidate
       offset[j] = 0;
       for (int64_t k = 0; k < p.hidden; k++) panels[(j / kPanel * p.hidden + k) * kPanel + j % kPanel] = 0;
     }
     if (!gradient) return;
-    std::memset(slot.candidate_sums, 0, chunks * p.m() * kLanes<T> * sizeof(T));
-    std::memset(slot.last_weight, 0, chunks * kLanes<T> * sizeof(double));
+    std::memset(slot.candidate_sums, 0, chunks * p.m() * kUnits * sizeof(T));
+    std::memset(slot.last_weight, 0, chunks * kUnits * sizeof(double));
   }
 
   void begin(Slot& slot, int64_t first, int64_t rows, bool gradient) const {
@@ -99,10 +102,10 @@ struct OneHiddenLayer {
       padded_row(slot.row, p.queries, first + r);
       for (int64_t k = 0; k < p.hidden; k++) slot.scaled[r * p.hidden + k] = weight[order[k]] * a[order[k]];
       if (gradient)
-        for (int64_t c = 0; c < chunks; c++)
-          store(slot.queries + (c * kRows + r) * kLanes<T>, load(a + c * kLanes<T>));
+        for (int64_t k = 0; k < chunks * kUnits; k += kLanes<T>)
+          store(slot.queries + (k / kUnits * kRows + r) * kUnits + k % kUnits, load(a + k));
     }
-    if (gradient) std::memset(slot.query_sums, 0, chunks * kRows * kLanes<T> * sizeof(T));
+    if (gradient) std::memset(slot.query_sums, 0, chunks * kRows * kUnits * sizeof(T));
   }
 
   // out [kRows][kColumns]: scores of the slot's rows with candidates first .. first + count; first starts a panel.
@@ -120,59 +123,56 @@ struct OneHiddenLayer {
   // Adds what weights G [kRows][kColumns] of the same tile give to U and V.
   void add_gradients(Slot& slot, int64_t first, int64_t count, const T* weights) const {
     for (int64_t c = 0; c < chunks; c++) {
-      const int64_t at = (c * p.m() + first) * kLanes<T>;
+      const int64_t at = (c * p.m() + first) * kUnits;
       auto pass = [&](auto rows, int64_t r) {
-        const int64_t row = (c * kRows + r) * kLanes<T>;
+        const int64_t row = (c * kRows + r) * kUnits;
         unit_tile<rows()>(slot.queries + row, slot.query_sums + row, negated + at, slot.candidate_sums + at, count,
                           weights + r * kColumns);
       };
       int64_t r = 0;
       for (; r + kUnitRows <= slot.rows; r += kUnitRows) pass(Constant<kUnitRows>{}, r);
-      for (; r + 2 <= slot.rows; r += 2) pass(Constant<2>{}, r);
-      if (r < slot.rows) pass(Constant<1>{}, r);
+      for (; r < slot.rows; r++) pass(Constant<1>{}, r);
     }
   }
 
   // da of the slot's rows, and their part of dw.
   void end(Slot& slot, const JointGradients& g) const {
-    for (int64_t c = 0; c < chunks; c++) {
-      const int64_t first = c * kLanes<T>;
+    for (int64_t k = 0; k < chunks * kUnits; k += kLanes<T>) {
+      const int64_t at = k / kUnits * kRows * kUnits + k % kUnits;
       Vec<T> sum = {};
       for (int64_t r = 0; r < slot.rows; r++) {
-        const int64_t at = (c * kRows + r) * kLanes<T>;
-        const Vec<T> u = load(slot.query_sums + at);
-        sum += load(slot.queries + at) * u;
-        put(g.queries, slot.first + r, first, load(weight + first) * u);
+        const Vec<T> u = load(slot.query_sums + at + r * kUnits);
+        sum += load(slot.queries + at + r * kUnits) * u;
+        put(g.queries, slot.first + r, k, load(weight + k) * u);
       }
-      for (int lane = 0; lane < kLanes<T>; lane++) slot.last_weight[first + lane] += sum[lane];
+      for (int lane = 0; lane < kLanes<T>; lane++) slot.last_weight[k + lane] += sum[lane];
     }
   }
 
   // db and dw of the units that belong to slot s, the slots' sums added in order.
   void finish(const Slot* slots, int s, int slot_count, const JointGradients& g) const {
-    const Range share = part_of(chunks, s, slot_count, 1);
-    for (int64_t c = share.first; c < share.last; c++) {
-      const int64_t first = c * kLanes<T>;
+    const Range share = part_of(chunks * kUnits, s, slot_count, kUnits);
+    for (int64_t k = share.first; k < share.last; k += kLanes<T>) {
       double sum[kLanes<T>] = {};
       for (int other = 0; other < slot_count; other++)
-        for (int lane = 0; lane < kLanes<T>; lane++) sum[lane] += slots[other].last_weight[first + lane];
+        for (int lane = 0; lane < kLanes<T>; lane++) sum[lane] += slots[other].last_weight[k + lane];
       for (int64_t j = 0; j < p.m(); j++) {
-        const int64_t at = (c * p.m() + j) * kLanes<T>;
+        const int64_t at = (k / kUnits * p.m() + j) * kUnits + k % kUnits;
         Vec<T> v = load(slots[0].candidate_sums + at);
         for (int other = 1; other < slot_count; other++) v += load(slots[other].candidate_sums + at);
         const Vec<T> product = load(negated + at) * v;
         for (int lane = 0; lane < kLanes<T>; lane++) sum[lane] -= product[lane];
-        put(g.candidates, j, first, load(weight + first) * v);
+        put(g.candidates, j, k, load(weight + k) * v);
       }
-      for (int64_t k = 0; k < smaller(kLanes<T>, p.hidden - first); k++)
-        static_cast<T*>(g.last_weight)[first + k] = static_cast<T>(sum[k]);
+      for (int64_t lane = 0; lane < smaller(kLanes<T>, p.hidden - k); lane++)
+        static_cast<T*>(g.last_weight)[k + lane] = static_cast<T>(sum[lane]);
     }
   }
 
  private:
   void padded_row(T* out, const Features& features, int64_t row) const {
     convert(out, features, p.dtype, row, 0, p.hidden);
-    for (int64_t k = p.hidden; k < chunks * kLanes<T>; k++) out[k] = 0;
+    for (int64_t k = p.hidden; k < chunks * kUnits; k++) out[k] = 0;
   }
 
   // Units first .. first + kLanes of a row of a gradient.
@@ -215,25 +215,39 @@ struct OneHiddenLayer {
     }
   }
 
-  // One vector of units: a and u stay in registers while the candidates pass with their v.
+  // A chunk of units: a and u stay in registers while the candidates pass with their v.
   template <int kTileRows>
   MI_NOINLINE void unit_tile(const T* a, T* u, const T* negated, T* v, int64_t candidates, const T* weights) {
-    Vec<T> query[kTileRows], sum[kTileRows];
-#pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; r++) query[r] = load(a + r * kLanes<T>), sum[r] = Vec<T>{};
+    Vec<T> query[kTileRows][kUnitVectors], sum[kTileRows][kUnitVectors];
+#pragma GCC unroll 6
+    for (int r = 0; r < kTileRows; r++)
+#pragma GCC unroll 2
+      for (int i = 0; i < kUnitVectors; i++) query[r][i] = load(a + r * kUnits + i * kLanes<T>), sum[r][i] = Vec<T>{};
     for (int64_t j = 0; j < candidates; j++) {
-      const Vec<T> b = load(negated + j * kLanes<T>);
-      Vec<T> even = load(v + j * kLanes<T>), odd = {};
-#pragma GCC unroll 12
+      Vec<T> b[kUnitVectors], column[kUnitVectors];
+#pragma GCC unroll 2
+      for (int i = 0; i < kUnitVectors; i++)
+        b[i] = load(negated + j * kUnits + i * kLanes<T>), column[i] = load(v + j * kUnits + i * kLanes<T>);
+#pragma GCC unroll 6
       for (int r = 0; r < kTileRows; r++) {
-        const Vec<T> active = query[r] > b ? broadcast(weights[r * kColumns + j]) : Vec<T>{};
-        sum[r] += active;
-        (r % 2 ? odd : even) += active;
+        const Vec<T> weight = broadcast(weights[r * kColumns + j]);
+#pragma GCC unroll 2
+        for (int i = 0; i < kUnitVectors; i++) {
+          const Vec<T> active = query[r][i] > b[i] ? weight : Vec<T>{};
+          sum[r][i] += active;
+          column[i] += active;
+        }
       }
-      store(v + j * kLanes<T>, even + odd);
+#pragma GCC unroll 2
+      for (int i = 0; i < kUnitVectors; i++) store(v + j * kUnits + i * kLanes<T>, column[i]);
     }
-#pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; r++) store(u + r * kLanes<T>, load(u + r * kLanes<T>) + sum[r]);
+#pragma GCC unroll 6
+    for (int r = 0; r < kTileRows; r++)
+#pragma GCC unroll 2
+      for (int i = 0; i < kUnitVectors; i++) {
+        T* place = u + r * kUnits + i * kLanes<T>;
+        store(place, load(place) + sum[r][i]);
+      }
   }
 };
 

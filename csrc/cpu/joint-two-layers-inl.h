@@ -27,15 +27,15 @@ struct TwoHiddenLayers {
 
   struct Slot {
     int64_t first = 0, rows = 0;
-    T* query = nullptr;             // a_i [width]
-    T* hidden = nullptr;            // H [kColumns][width]
-    T* products = nullptr;          // Z, then M [kColumns][inner_width]
-    T* hidden_gradient = nullptr;   // dH [kColumns][width]
-    uint16_t* signs = nullptr;      // 1[Z > 0] [columns kept][inner vectors]
-    T* query_sum = nullptr;         // da_i [width]
-    T* candidate_sums = nullptr;    // db [m][width]
-    T* weight_sums = nullptr;       // D [inner_width][width]
-    double* bias_sums = nullptr;    // sum M [inner_width]
+    T* query = nullptr;            // a_i [width]
+    T* hidden = nullptr;           // H [kColumns][width]
+    T* products = nullptr;         // Z, then M [kColumns][inner_width]
+    T* hidden_gradient = nullptr;  // dH [kColumns][width]
+    uint16_t* signs = nullptr;     // 1[Z > 0] [columns kept][inner vectors]
+    T* query_sum = nullptr;        // da_i [width]
+    T* candidate_sums = nullptr;   // db [m][width]
+    T* weight_sums = nullptr;      // D [inner_width][width]
+    double* bias_sums = nullptr;   // sum M [inner_width]
   };
 
   const JointProblem& p;
@@ -87,7 +87,8 @@ struct TwoHiddenLayers {
   }
 
   void prepare(Slot& slot, Range columns, bool gradient) const {
-    for (int64_t j = columns.first; j < columns.last; j++) padded_row(candidates + j * width, p.candidates, j, p.hidden);
+    for (int64_t j = columns.first; j < columns.last; j++)
+      padded_row(candidates + j * width, p.candidates, j, p.hidden);
     if (!gradient) return;
     std::memset(slot.candidate_sums, 0, p.m() * width * sizeof(T));
     std::memset(slot.weight_sums, 0, inner_width * width * sizeof(T));

@@ -38,9 +38,8 @@ struct JointWalk {
 
   void prepare() {
     critic.prepare_weights(gradient);
-    for_slots(slot_count, [&](int s) {
-      critic.prepare(slots[s], part_of(p.m(), s, slot_count, Critic::kPanel), gradient);
-    });
+    for_slots(slot_count,
+              [&](int s) { critic.prepare(slots[s], part_of(p.m(), s, slot_count, Critic::kPanel), gradient); });
   }
 
   // Of every block of queries: tile(slot, rows, columns, scores) for each tile, then after(slot, rows).

@@ -64,8 +64,8 @@ void joint_gradient(const JointProblem& p, const UpstreamGradients& up, const Jo
   });
   for (int64_t j = 0; column_reference && j < padded<T>(p.m()); j++) {
     const bool inside = j < p.m();
-    const Normalizer<T> column = normalizer<T>(inside ? up.column_negative_lse_value[j] : -kInfinity,
-                                               inside ? up.column_negative_lse[j] : 0);
+    const Normalizer<T> column =
+        normalizer<T>(inside ? up.column_negative_lse_value[j] : -kInfinity, inside ? up.column_negative_lse[j] : 0);
     column_reference[j] = column.reference;
     column_factor[j] = column.factor;
   }

@@ -66,8 +66,7 @@ MI_NOINLINE void add_log_sum_exps_of_columns(const T* s, int64_t pitch, int64_t 
     Vec<T> highest = broadcast(std::numeric_limits<T>::lowest()), sum = {}, reference;
     for (int64_t r = 0; r < rows; r++) highest = max<T>(load(s + r * pitch + c), highest);
     for (int lane = 0; lane < kLanes<T>; lane++) reference[lane] = reference_for<T>(highest[lane]);
-    for (int64_t r = 0; r < rows; r++)
-      sum += exp2<T>(load(s + r * pitch + c) * static_cast<T>(kLog2E) - reference);
+    for (int64_t r = 0; r < rows; r++) sum += exp2<T>(load(s + r * pitch + c) * static_cast<T>(kLog2E) - reference);
     for (int64_t lane = 0; lane < smaller(kLanes<T>, count - c); lane++)
       columns[c + lane] = merge(columns[c + lane], {static_cast<double>(reference[lane]), sum[lane]});
   }

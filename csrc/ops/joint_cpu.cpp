@@ -49,8 +49,8 @@ std::tuple<Tensor, Tensor, Tensor> joint_statistics(Tensor a, Tensor b, Optional
   const Tensor positive = target ? new_doubles(a, {a.size(0)}) : none(a);
   const Tensor negative_lse = new_doubles(a, {a.size(0)});
   const Tensor column_negative_lse = columns ? new_doubles(a, {b.size(0)}) : none(a);
-  cpu_kernels().joint.statistics(arguments.problem, {doubles(positive), doubles(negative_lse),
-                                                     columns ? doubles(column_negative_lse) : nullptr});
+  cpu_kernels().joint.statistics(
+      arguments.problem, {doubles(positive), doubles(negative_lse), columns ? doubles(column_negative_lse) : nullptr});
   return {positive, negative_lse, column_negative_lse};
 }
 

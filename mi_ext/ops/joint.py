@@ -26,7 +26,7 @@ def joint_statistics(a: Tensor, b: Tensor, network: Network, exclusions: Exclusi
 
 
 def joint_cross_entropy_sum(a, b, network: Network, exclusions: Exclusion, log_a: float, log_b: float) -> Tensor:
-    """Σ_i [log_a + softplus(log_b + negative_lse_i − p_i − log_a)]; for log_a = −inf Σ_i [log_b + negative_lse_i − p_i].
+    """Σ_i [log_a + softplus(log_b + negative_lse_i − p_i − log_a)]; Σ_i [log_b + negative_lse_i − p_i] at log_a = −inf.
 
     p_i is the score with target_i, which is needed.
     """

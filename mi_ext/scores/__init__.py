@@ -13,6 +13,7 @@ bits and float64 for float64 inputs. Everything is in nats.
 from .blocks import column_blocks
 from .dense import DenseScores
 from .dot import DotScores
+from .joint import JointScores
 from .source import Scores, SharedColumnScores
 
-__all__ = ["DenseScores", "DotScores", "Scores", "SharedColumnScores", "column_blocks"]
+__all__ = ["DenseScores", "DotScores", "JointScores", "Scores", "SharedColumnScores", "column_blocks"]
