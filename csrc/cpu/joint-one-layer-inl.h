@@ -1,10 +1,15 @@
 // The joint critic with one hidden layer, s_ij = sum_k w_k relu(a_ik + b_jk).
-//   forward:   w relu(a + b) = max(w a, -w b) + w b  where w >= 0,  min(w a, -w b) + w b  where w < 0: one comparison
-//              and one addition an element; sum_k w_k b_jk is known beforehand.
+//   forward:   with t_k = max_i a_ik, a' = a - t <= 0 and e = min(-(b + t), 0):  relu(a + b) = max(a', e) - e,  so that
+//              w relu(a + b) = max(w a', w e) - w e for w >= 0, and with min for w < 0: one comparison and one addition
+//              an element, sum_k w_k e_jk being known beforehand. A unit that candidate j turns off for all queries has
+//              e = 0 and adds exactly 0; e = -b would leave a difference of large numbers. Units of w >= 0 and of w < 0
+//              alternate, so that their sums do not grow only to cancel.
 //   gradient:  U_ik = sum_j G_ij 1[a_ik > -b_jk],  V_jk = sum_i G_ij 1[a_ik > -b_jk];
 //              da = w U,  db = w V,  dw_k = sum_i a_ik U_ik + sum_j b_jk V_jk.
-// relu(-inf) is 0 for a, but an entry of -inf in b makes its column NaN.
 #pragma once
+#include <algorithm>
+#include <numeric>
+
 #include "features-inl.h"
 #include "parallel.h"
 
@@ -26,7 +31,7 @@ struct OneHiddenLayer {
   struct Slot {
     int64_t first = 0, rows = 0;
     T* row = nullptr;               // of a or b [chunks][kUnits]
-    T* scaled = nullptr;            // w a [kRows][hidden], units in `order`
+    T* scaled = nullptr;            // w a' [kRows][hidden], units in `order`
     T* queries = nullptr;           // a [chunks][kRows][kUnits]
     T* query_sums = nullptr;        // U [chunks][kRows][kUnits]
     T* candidate_sums = nullptr;    // V [chunks][m][kUnits]
@@ -35,16 +40,19 @@ struct OneHiddenLayer {
 
   const JointProblem& p;
   int64_t chunks = (p.hidden + kUnits - 1) / kUnits;
-  int64_t rising = 0;        // units with w >= 0; they come first in `order`
+  int64_t paired = 0;        // units in pairs, one of w >= 0 and one of w < 0; they come first in `order`
+  bool rising = false;       // the others have w >= 0
   int64_t* order = nullptr;  // [hidden]
   T* weight = nullptr;       // w [chunks][kUnits]
-  T* offset = nullptr;       // sum_k w_k b_jk [m]
-  T* panels = nullptr;       // -w b [panels][hidden][kPanel], units in `order`
+  T* highest = nullptr;      // t [chunks][kUnits]
+  T* offset = nullptr;       // -sum_k w_k e_jk [m]
+  T* panels = nullptr;       // w e [panels][hidden][kPanel], units in `order`
   T* negated = nullptr;      // -b [chunks][m][kUnits]
 
   void place(bool gradient, Arena& arena) {
     order = arena.take<int64_t>(p.hidden);
     weight = arena.take<T>(chunks * kUnits);
+    highest = arena.take<T>(chunks * kUnits);
     offset = arena.take<T>(round_up(p.m(), kPanel));
     panels = arena.take<T>(round_up(p.m(), kPanel) * p.hidden);
     if (gradient) negated = arena.take<T>(chunks * p.m() * kUnits);
@@ -60,14 +68,32 @@ struct OneHiddenLayer {
   }
 
   // What every slot reads; once, before `prepare`.
-  void prepare_weights(bool) {
+  void prepare_weights(bool, Slot& any) {
     convert(weight, p.last_weight, p.dtype, 0, 0, p.hidden);
     for (int64_t k = p.hidden; k < chunks * kUnits; k++) weight[k] = 0;
-    rising = 0;
-    for (int64_t k = 0; k < p.hidden; k++)
-      if (!(weight[k] < 0)) order[rising++] = k;
-    for (int64_t k = 0, last = rising; k < p.hidden; k++)
-      if (weight[k] < 0) order[last++] = k;
+    const auto rises = [&](int64_t unit) { return !(weight[unit] < 0); };
+    std::iota(order, order + p.hidden, int64_t{0});
+    const int64_t count = std::count_if(order, order + p.hidden, rises);
+    rising = 2 * count > p.hidden;
+    paired = 2 * smaller(count, p.hidden - count);
+    for (int64_t k = 0, up = 0, down = 0; k < p.hidden; k++) {
+      int64_t& unit = (k < paired ? k % 2 == 0 : rising) ? up : down;
+      while (rises(unit) != (&unit == &up)) unit++;
+      order[k] = unit++;
+    }
+    find_highest(any.row);
+  }
+
+  // t_k over the finite a_ik; 0 if there is none. row: room for one.
+  void find_highest(T* row) const {
+    constexpr T kFinite = std::numeric_limits<T>::max();
+    std::fill_n(highest, chunks * kUnits, -kFinite);
+    for (int64_t i = 0; i < p.n(); i++) {
+      padded_row(row, p.queries, i);
+      for (int64_t k = 0; k < chunks * kUnits; k++)
+        highest[k] = row[k] > highest[k] && row[k] <= kFinite ? row[k] : highest[k];
+    }
+    for (int64_t k = 0; k < chunks * kUnits; k++) highest[k] = highest[k] == -kFinite ? 0 : highest[k];
   }
 
   // The slot's share of the candidates; columns start at a panel.
@@ -78,8 +104,10 @@ struct OneHiddenLayer {
       T* panel = panels + j / kPanel * kPanel * p.hidden + j % kPanel;
       double sum = 0;
       for (int64_t k = 0; k < p.hidden; k++) {
-        panel[k * kPanel] = -weight[order[k]] * b[order[k]];
-        sum += static_cast<double>(weight[k]) * b[k];
+        const T shifted = -(b[order[k]] + highest[order[k]]);
+        const T product = weight[order[k]] * (shifted > 0 ? T(0) : shifted);  // NaN stays
+        panel[k * kPanel] = product;
+        sum -= product;
       }
       offset[j] = static_cast<T>(sum);
       if (gradient)
@@ -100,7 +128,8 @@ struct OneHiddenLayer {
     const T* a = slot.row;
     for (int64_t r = 0; r < rows; r++) {
       padded_row(slot.row, p.queries, first + r);
-      for (int64_t k = 0; k < p.hidden; k++) slot.scaled[r * p.hidden + k] = weight[order[k]] * a[order[k]];
+      for (int64_t k = 0; k < p.hidden; k++)
+        slot.scaled[r * p.hidden + k] = weight[order[k]] * (a[order[k]] - highest[order[k]]);
       if (gradient)
         for (int64_t k = 0; k < chunks * kUnits; k += kLanes<T>)
           store(slot.queries + (k / kUnits * kRows + r) * kUnits + k % kUnits, load(a + k));
@@ -114,7 +143,7 @@ struct OneHiddenLayer {
       const int64_t j = first + vector * kLanes<T>;
       const T* panel = panels + j / kPanel * kPanel * p.hidden + j % kPanel;
       for_row_tiles(slot.rows, [&](auto rows, int64_t r) {
-        score_tile<rows(), vectors()>(slot.scaled + r * p.hidden, p.hidden, rising, panel, offset + j,
+        score_tile<rows(), vectors()>(slot.scaled + r * p.hidden, p.hidden, paired, rising, panel, offset + j,
                                       out + r * kColumns + vector * kLanes<T>);
       });
     });
@@ -147,6 +176,12 @@ struct OneHiddenLayer {
       }
       for (int lane = 0; lane < kLanes<T>; lane++) slot.last_weight[k + lane] += sum[lane];
     }
+  }
+
+  // Measures the slot's sums anew.
+  void rescale(Slot& slot, double factor) const {
+    for (int64_t k = 0; k < chunks * p.m() * kUnits; k++) slot.candidate_sums[k] *= static_cast<T>(factor);
+    for (int64_t k = 0; k < chunks * kUnits; k++) slot.last_weight[k] *= factor;
   }
 
   // db and dw of the units that belong to slot s, the slots' sums added in order.
@@ -182,36 +217,39 @@ struct OneHiddenLayer {
     for (int64_t k = 0; k < p.hidden - first; k++) out[k] = v[k];
   }
 
-  // at[r][v] += sum over `units` units of max(b, a), or min(b, a); the order of arguments keeps a NaN in a.
+  // at[r][v] += max(b, a), or min(b, a); the order of arguments keeps a NaN in a.
   template <bool kRising, int kTileRows, int kVectors>
-  MI_INLINE void add_units(Tile<T, kTileRows, kVectors>& s, const T* a, int64_t a_row, const T* b, int64_t units) {
-    for (int64_t k = 0; k < units; k++) {
-      Vec<T> operand[kVectors];
+  MI_INLINE void add_unit(Tile<T, kTileRows, kVectors>& s, const T* a, int64_t a_row, const T* b) {
+    Vec<T> operand[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; v++) operand[v] = load(b + k * kPanel + v * kLanes<T>);
+    for (int v = 0; v < kVectors; v++) operand[v] = load(b + v * kLanes<T>);
 #pragma GCC unroll 6
-      for (int r = 0; r < kTileRows; r++) {
-        const Vec<T> scalar = broadcast(a[r * a_row + k]);
+    for (int r = 0; r < kTileRows; r++) {
+      const Vec<T> scalar = broadcast(a[r * a_row]);
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; v++)
-          s.at[r][v] += kRising ? max<T>(operand[v], scalar) : min<T>(operand[v], scalar);
-      }
+      for (int v = 0; v < kVectors; v++)
+        s.at[r][v] += kRising ? max<T>(operand[v], scalar) : min<T>(operand[v], scalar);
     }
   }
 
   template <int kTileRows, int kVectors>
-  MI_NOINLINE void score_tile(const T* a, int64_t hidden, int64_t rising, const T* b, const T* offset, T* out) {
+  MI_NOINLINE void score_tile(const T* a, int64_t hidden, int64_t paired, bool rising, const T* b, const T* offset,
+                              T* out) {
     for (int r = 0; r < kTileRows; r++)
       for (int v = 0; v < kVectors; v++) store(out + r * kColumns + v * kLanes<T>, load(offset + v * kLanes<T>));
     for (int64_t k = 0; k < hidden;) {
-      const int64_t last = smaller(k + kRun, k < rising ? rising : hidden);
+      const int64_t last = smaller(k + kRun, k < paired ? paired : hidden);
       auto s = Tile<T, kTileRows, kVectors>::zero();
-      if (k < rising)
-        add_units<true>(s, a + k, hidden, b + k * kPanel, last - k);
+      if (k < paired)
+        for (; k < last; k += 2) {
+          add_unit<true>(s, a + k, hidden, b + k * kPanel);
+          add_unit<false>(s, a + k + 1, hidden, b + (k + 1) * kPanel);
+        }
+      else if (rising)
+        for (; k < last; k++) add_unit<true>(s, a + k, hidden, b + k * kPanel);
       else
-        add_units<false>(s, a + k, hidden, b + k * kPanel, last - k);
+        for (; k < last; k++) add_unit<false>(s, a + k, hidden, b + k * kPanel);
       s.add_to(out, kColumns);
-      k = last;
     }
   }
 

@@ -70,7 +70,7 @@ struct TwoHiddenLayers {
   }
 
   // What every slot reads; once, before `prepare`.
-  void prepare_weights(bool gradient) const {
+  void prepare_weights(bool gradient, Slot&) const {
     padded_row(inner_bias, p.inner_bias, 0, p.inner());
     padded_row(last_weight, p.last_weight, 0, p.inner());
     std::memset(inner_panels, 0, round_up(p.inner(), kPanel) * p.hidden * sizeof(T));
@@ -144,6 +144,13 @@ struct TwoHiddenLayers {
 
   void end(Slot& slot, const JointGradients& g) const {
     std::memcpy(static_cast<T*>(g.queries) + slot.first * p.hidden, slot.query_sum, p.hidden * sizeof(T));
+  }
+
+  // Measures the slot's sums anew.
+  void rescale(Slot& slot, double factor) const {
+    for (int64_t k = 0; k < p.m() * width; k++) slot.candidate_sums[k] *= static_cast<T>(factor);
+    for (int64_t k = 0; k < inner_width * width; k++) slot.weight_sums[k] *= static_cast<T>(factor);
+    for (int64_t u = 0; u < inner_width; u++) slot.bias_sums[u] *= factor;
   }
 
   // db of a share of the candidates, dW1, db1 and dw of a share of the units, the slots' sums added in order.

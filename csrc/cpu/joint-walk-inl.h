@@ -9,6 +9,14 @@
 namespace mi {
 namespace MI_ISA {
 
+// dL/ds of the positive, where it lies in these columns.
+template <class T>
+MI_INLINE void set_positive_weight(const JointProblem& p, int64_t i, Range columns, T* weights, double gradient) {
+  if (p.exclusions.target == nullptr) return;
+  const int64_t target = p.exclusions.target[i];
+  if (target >= columns.first && target < columns.last) weights[target - columns.first] = static_cast<T>(gradient);
+}
+
 template <class Critic>
 struct JointWalk {
   using T = typename Critic::Scalar;
@@ -37,7 +45,7 @@ struct JointWalk {
   }
 
   void prepare() {
-    critic.prepare_weights(gradient);
+    critic.prepare_weights(gradient, slots[0]);
     for_slots(slot_count,
               [&](int s) { critic.prepare(slots[s], part_of(p.m(), s, slot_count, Critic::kPanel), gradient); });
   }

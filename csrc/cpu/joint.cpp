@@ -1,20 +1,11 @@
 // The walks over the scores of joint critics, and the table of them all.
 #include "families-inl.h"
-#include "fused-inl.h"
+#include "joint-fused-inl.h"
 #include "joint-one-layer-inl.h"
 #include "joint-two-layers-inl.h"
-#include "joint-walk-inl.h"
 
 namespace mi {
 namespace MI_ISA {
-
-// dL/ds of the positive, where it lies in these columns.
-template <class T>
-MI_INLINE void set_positive_weight(const JointProblem& p, int64_t i, Range columns, T* weights, double gradient) {
-  if (p.exclusions.target == nullptr) return;
-  const int64_t target = p.exclusions.target[i];
-  if (target >= columns.first && target < columns.last) weights[target - columns.first] = static_cast<T>(gradient);
-}
 
 template <class Critic>
 void joint_statistics(const JointProblem& p, const JointStatistics& statistics) {
@@ -86,48 +77,11 @@ void joint_gradient(const JointProblem& p, const UpstreamGradients& up, const Jo
   walk.finish(g);
 }
 
-// sum_i -log p_i: a block's scores are kept until its rows are summed. False: they would need too much memory.
-template <class Critic>
-bool joint_fused_rows(const JointProblem& p, const PartitionWeights& weights, const JointStatistics& statistics,
-                      const JointGradients& g) {
-  using T = typename Critic::Scalar;
-  using Walk = JointWalk<Critic>;
-  Walk walk{p, true, true};
-  if (walk.bytes_kept() > kLargestBlock) return false;
-  LogSumExp2* row_sums = nullptr;  // [n]
-  Workspace workspace([&](Arena& arena) {
-    walk.place(arena);
-    row_sums = arena.take<LogSumExp2>(p.n());
-  });
-  std::fill_n(row_sums, p.n(), LogSumExp2{});
-  const RowExclusions<T> exclusions{p.exclusions};
-  walk.run(
-      [&](int, Range rows, Range columns, T* scores) {
-        Walk::for_rows(rows, scores, [&](int64_t i, T* row) {
-          exclusions.apply(row, i, columns, statistics.positive);
-          row_sums[i] = merge(row_sums[i], log_sum_exp_of_row(row, columns.size()));
-        });
-      },
-      [&](int s, Range rows) {
-        for (int64_t i = rows.first; i < rows.last; i++) statistics.negative_lse[i] = log2_value(row_sums[i]) * kLn2;
-        walk.for_tiles(s, [&](Range columns, T* tile) {
-          Walk::for_rows(rows, tile, [&](int64_t i, T* row) {
-            const double weight = negative_probability(statistics.positive[i], statistics.negative_lse[i], weights);
-            weigh_row<T>(row, columns.size(), normalizer<T>(statistics.negative_lse[i], weight), nullptr, nullptr);
-            set_positive_weight(p, i, columns, row, -weight);
-          });
-          walk.add_gradients(s, columns, tile);
-        });
-        walk.critic.end(walk.slots[s], g);
-      });
-  walk.finish(g);
-  return true;
-}
-
 template <class Critic>
 void joint_fused(const JointProblem& p, const PartitionWeights& weights, const JointStatistics& statistics,
                  const JointGradients& g) {
-  if (weights.partition == Partition::kRows && joint_fused_rows<Critic>(p, weights, statistics, g)) return;
+  JointFused<Critic> fused{p, weights, statistics, g};
+  if (fused.walk.bytes_kept() <= kLargestBlock) return fused.run();
   joint_statistics<Critic>(p, statistics);
   std::unique_ptr<double[]> gradients(new double[2 * p.n()]);
   double *row_weight = gradients.get(), *positive = row_weight + p.n();
