@@ -1,6 +1,6 @@
 """Contrastive bounds on mutual information and losses made of them, without the n×m score matrix; all in nats.
 
-Scores      DotScores, GatheredScores, DenseScores: where scores come from; log-partitions, cross-entropies, …
+Scores      DotScores, GatheredScores, JointScores, DenseScores: where scores come from, log-partitions, …
 bounds      infonce, ml_cpc, nwj, donsker_varadhan, tuba, smile, …: scores → estimate of MI, to maximise
 losses      InfoNCE, NTXent, CLIP, SigLIP, DCL, SupCon, MoCo, MLCPC, CRD, KPair: embeddings → loss, to minimise
 negatives   Queue, MemoryBank: negatives that outlive a batch; resample: draws from a softmax of scores
@@ -9,6 +9,16 @@ reference   the same operations in plain torch on the explicit matrix, the truth
 """
 
 from . import bounds, critics, losses, negatives, reference
-from .scores import DenseScores, DotScores, GatheredScores
+from .scores import DenseScores, DotScores, GatheredScores, JointScores
 
-__all__ = ["DenseScores", "DotScores", "GatheredScores", "bounds", "critics", "losses", "negatives", "reference"]
+__all__ = [
+    "DenseScores",
+    "DotScores",
+    "GatheredScores",
+    "JointScores",
+    "bounds",
+    "critics",
+    "losses",
+    "negatives",
+    "reference",
+]

@@ -1,7 +1,7 @@
 r"""Critics f(x, y) as modules: `critic(x [n, dx], y [m, dy], target=None)` gives `Scores`, rows = x, columns = y.
 
-Keyword arguments of `DotScores` (labels, candidate_log_weight) pass through the critics that give `DotScores`:
-`Bilinear`, `Separable`, `Cosine`. `Joint` scores the whole n×m matrix.
+Keyword arguments of the scores pass through: labels and candidate_log_weight. `Bilinear`, `Separable` and `Cosine` give
+`DotScores`, `Joint` gives `JointScores`.
 """
 
 import math
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import validation
-from .scores import DenseScores, DotScores
+from .scores import DotScores, JointScores
 
 
 class Bilinear(nn.Module):
@@ -56,8 +55,9 @@ class Joint(nn.Module):
     r"""f(x, y) = MLP([x; y]) with one or two hidden layers of relu units: the concatenating critic of [MIM].
 
     `linears`: nn.Linear with W0 [hidden, dx + dy] (x before y), then for layers=2 [hidden, hidden], last [1, hidden].
-    The first layer is split, W0 [x; y] + b0 = a(x) + b(y): n + m products, not n·m. What follows is plain torch: the
-    result is `DenseScores`, and memory n·m·hidden. Raises ValueError for other `layers` and for inputs of other widths.
+    Gives `JointScores`: the first layer is split, W0 [x; y] + b0 = a(x) + b(y), and the hidden units of a tile of pairs
+    exist at a time, never those of all n·m. Only relu: a network with another activation is scored densely,
+    `DenseScores(network(pairs).view(n, m))`. Raises ValueError for other `layers` and for inputs of other widths.
     """
 
     def __init__(self, dx: int, dy: int, hidden: int, layers: int = 1):
@@ -68,15 +68,5 @@ class Joint(nn.Module):
         widths = [dx + dy] + [hidden] * layers + [1]
         self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
 
-    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None) -> DenseScores:
-        for name, t, width in (("x", x, self.dx), ("y", y, self.dy)):
-            validation.floating_matrix(name, t)
-            if t.shape[1] != width:
-                raise ValueError(f"{name}: expected width {width}, got shape {tuple(t.shape)}")
-        first, *others = self.linears
-        a = F.linear(x, first.weight[:, : self.dx])
-        b = F.linear(y, first.weight[:, self.dx :], first.bias)
-        hidden = a[:, None, :] + b
-        for linear in others:
-            hidden = linear(hidden.relu())
-        return DenseScores(hidden.squeeze(-1), target)
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> JointScores:
+        return JointScores(x, y, self, target, **options)

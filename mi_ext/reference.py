@@ -15,7 +15,14 @@ import math
 import torch
 from torch import Tensor
 
-from .log_domain import constant_at_minus_infinity, log_add_exp, log_sum_exp, softplus
+from .log_domain import (
+    constant_at_minus_infinity,
+    log_add_exp,
+    log_sum_exp,
+    row_cross_entropy,
+    row_log_partition,
+    softplus,
+)
 
 Exclusion = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
@@ -138,3 +145,46 @@ def gathered_clipped_log_partition(x, y, index, scale, bias, tau):
     """log Σ_ik exp(clamp(s_ik + bias, −tau, tau)); by contract without a gradient."""
     with torch.no_grad():
         return log_sum_exp(gathered_scores(x, y, index, scale, bias).clamp(-tau, tau).flatten())
+
+
+Network = tuple[Tensor | None, Tensor | None, Tensor]
+
+
+def joint_matrix(a: Tensor, b: Tensor, network: Network) -> Tensor:
+    """[n, m]: <w, relu(a_i + b_j)>, or <w, relu(W1 relu(a_i + b_j) + b1)>; `network` = (W1, b1, w), W1 and b1 or None.
+
+    Every hidden unit of every pair at once: memory n·m·h.
+    """
+    inner_weight, inner_bias, last_weight = network
+    hidden = (a[:, None, :] + b).relu()
+    if inner_weight is not None:
+        hidden = (hidden @ inner_weight.T + inner_bias).relu()
+    return hidden @ last_weight
+
+
+def joint_statistics(a, b, network, exclusions, columns=False):
+    """(positive, negative_lse, column_negative_lse), as of dot_statistics."""
+    return statistics(joint_matrix(a, b, network), exclusions, columns)
+
+
+def joint_cross_entropy_sum(a, b, network, exclusions, log_a, log_b):
+    """Σ_i [log_a + softplus(log_b + lse_i − p_i − log_a)], or Σ_i [log_b + lse_i − p_i] when log_a = −inf."""
+    positive, lse, _ = joint_statistics(a, b, network, exclusions)
+    return row_cross_entropy(positive, lse, log_a, log_b).sum()
+
+
+def joint_log_partition(a, b, network, exclusions, log_a, log_b):
+    """log Σ_i exp logaddexp(p_i + log_a, log_b + lse_i)."""
+    positive, lse, _ = joint_statistics(a, b, network, exclusions)
+    return log_sum_exp(row_log_partition(positive, lse, log_a, log_b))
+
+
+def joint_softplus_sum(a, b, network, bias, exclusions):
+    """Σ over negatives of e^{v_j} softplus(s_ij + bias)."""
+    return softplus_sum(joint_matrix(a, b, network) + bias, exclusions)
+
+
+def joint_clipped_log_partition(a, b, network, bias, exclusions, tau):
+    """log Σ over negatives of exp(v_j + clamp(s_ij + bias, −tau, tau)); by contract without a gradient."""
+    with torch.no_grad():
+        return clipped_log_partition(joint_matrix(a, b, network) + bias, exclusions, tau)

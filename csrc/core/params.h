@@ -69,6 +69,36 @@ struct DotStatistics {
   double clip = 0;                        // tau > 0: scores are clamped to [-tau, tau] before the log-sum-exp
 };
 
+// The critic on concatenated pairs, rows x, columns y; a + b is the first layer's product with [x_i; y_j]:
+//   s_ij = <w, relu(a_i + b_j)> + bias,   or, with a second hidden layer,   <w, relu(W1 relu(a_i + b_j) + b1)> + bias.
+struct JointProblem {
+  Features queries;       // a [n, h]
+  Features candidates;    // b [m, h]
+  Features inner_weight;  // W1 [h1, h]; no rows: one hidden layer
+  Features inner_bias;    // b1 [1, h1]
+  Features last_weight;   // w [1, h1], or [1, h]
+  int64_t hidden = 0;     // h
+  Dtype dtype = Dtype::kFloat32;
+  double bias = 0;
+  Exclusions exclusions;
+  int threads = 1;
+
+  int64_t n() const { return queries.rows; }
+  int64_t m() const { return candidates.rows; }
+  int64_t inner() const { return inner_weight.rows; }  // h1
+};
+
+// Contiguous gradients with respect to a, b, W1, b1 and w. Element type: double for double inputs, else float.
+struct JointGradients {
+  void* queries = nullptr;
+  void* candidates = nullptr;
+  void* inner_weight = nullptr;
+  void* inner_bias = nullptr;
+  void* last_weight = nullptr;
+};
+
+using JointStatistics = DotStatistics;  // the same of any scores
+
 // What the log-partition is taken over: sum_i of the rows' cross-entropy, or one log-partition of all rows.
 enum class Partition { kRows, kGlobal };
 

@@ -8,6 +8,7 @@ namespace MI_ISA {
 
 DotKernels dot_kernels();
 GatheredKernels gathered_kernels();
+JointKernels joint_kernels();
 
 }  // namespace MI_ISA
 }  // namespace mi

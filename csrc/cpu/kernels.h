@@ -28,10 +28,25 @@ struct GatheredKernels {
   void (*softplus_sum)(const GatheredProblem&, double* value, const DotGradients&);
 };
 
+struct JointKernels {
+  // Log-sum-exps of rows and, where asked for, columns; positives where there are targets.
+  void (*statistics)(const JointProblem&, const JointStatistics&);
+  // Statistics and gradients of sum_i -log p_i, or of the global log-partition; targets needed.
+  void (*fused)(const JointProblem&, const PartitionWeights&, const JointStatistics&, const JointGradients&);
+  // Gradients for any upstream gradient of the statistics.
+  void (*gradient)(const JointProblem&, const UpstreamGradients&, const JointGradients&);
+  // value = sum over negatives of e^{v_j} softplus(s_ij), and with gradients (null: none asked for) d value / d bias.
+  void (*softplus_sum)(const JointProblem&, double* value, const JointGradients*, double* bias_gradient);
+  // The scores themselves [n, m], without bias and exclusions, in the type of gradients; and from their gradient.
+  void (*matrix)(const JointProblem&, void* scores);
+  void (*matrix_gradient)(const JointProblem&, const void* upstream, const JointGradients&);
+};
+
 struct CpuKernels {
   const char* isa;
   DotKernels dot;
   GatheredKernels gathered;
+  JointKernels joint;
   // Multiply-adds between registers alone, on every thread at once: float32 flop/s that no kernel can exceed.
   double (*peak_flops)(int threads, int64_t steps);
 };

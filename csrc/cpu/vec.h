@@ -108,6 +108,36 @@ MI_INLINE Vec<T> sum_of(const Vec<T> (&v)[kCount]) {
   return kCount % 2 ? sum : sum + v[kCount - 1];
 }
 
+// One bit a lane: a > b.
+template <class T>
+MI_INLINE uint16_t greater_bits(Vec<T> a, Vec<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+  if constexpr (sizeof(T) == 8) return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return _mm256_movemask_ps((__m256)(a > b));
+  if constexpr (sizeof(T) == 8) return _mm256_movemask_pd((__m256d)(a > b));
+#else
+  const Vec<IntOf<T>> greater = a > b;
+  uint16_t bits = 0;
+  for (int lane = 0; lane < kLanes<T>; lane++) bits |= (greater[lane] & 1) << lane;
+  return bits;
+#endif
+}
+
+// x in the lanes whose bit is set, else 0.
+template <class T>
+MI_INLINE Vec<T> where_set(uint16_t bits, Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_maskz_mov_ps(bits, (__m512)x);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_maskz_mov_pd(static_cast<__mmask8>(bits), (__m512d)x);
+#else
+  Vec<IntOf<T>> lane_bit;
+  for (int lane = 0; lane < kLanes<T>; lane++) lane_bit[lane] = IntOf<T>(1) << lane;
+  return (broadcast(static_cast<IntOf<T>>(bits)) & lane_bit) != 0 ? x : Vec<T>{};
+#endif
+}
+
 template <class T>
 MI_INLINE double horizontal_sum(Vec<T> v) {
   double sum = 0;

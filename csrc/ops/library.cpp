@@ -4,7 +4,12 @@
 // [m] (same label), candidate_log_weight [m] (v_j, added to the negatives' scores; -inf removes the column).
 #include <torch/csrc/stable/library.h>
 
+//
+// Joint critics: s_ij = <w, relu(a_i + b_j)>, or <w, relu(W1 relu(a_i + b_j) + b1)> with an inner layer; a [n, h] and
+// b [m, h] are the first layer's two parts, w = last_weight. Gradients that a critic has no parameters for are empty.
 #define MI_EXCLUSIONS "Tensor? target, Tensor? x_label, Tensor? y_label, Tensor? candidate_log_weight"
+#define MI_JOINT "Tensor a, Tensor b, Tensor? inner_weight, Tensor? inner_bias, Tensor last_weight"
+#define MI_JOINT_GRADIENTS "Tensor da, Tensor db, Tensor dinner_weight, Tensor dinner_bias, Tensor dlast_weight"
 
 STABLE_TORCH_LIBRARY(mi_ext, library) {
   // positive_i = s_{i,target_i};  negative_lse_i = log sum_{j negative} e^{s_ij + v_j};  column_negative_lse_j: down a
@@ -61,4 +66,27 @@ STABLE_TORCH_LIBRARY(mi_ext, library) {
   library.def("gathered_softplus_sum(" MI_GATHERED
               ", Tensor bias, bool query_gradient, bool candidate_gradient) -> "
               "(Tensor value, Tensor dx, Tensor dy, Tensor dscale, Tensor dbias)");
+
+  // Statistics as of dot_statistics, dot_clipped_lse.
+  library.def("joint_statistics(" MI_JOINT ", " MI_EXCLUSIONS
+              ", bool columns) -> (Tensor positive, Tensor negative_lse, Tensor column_negative_lse)");
+  library.def("joint_clipped_lse(" MI_JOINT ", Tensor bias, " MI_EXCLUSIONS ", float clip) -> Tensor");
+
+  // L as of dot_fused, target needed, and its gradients.
+  library.def("joint_fused(" MI_JOINT ", " MI_EXCLUSIONS
+              ", float positive_log_weight, float negative_log_weight, bool global_partition) -> "
+              "(Tensor loss, " MI_JOINT_GRADIENTS ")");
+
+  // From G_ij = ga_i e^{s_ij - a_i} + gc_j e^{s_ij - c_j}, and grad_positive where j = target_i.
+  library.def("joint_gradient(" MI_JOINT ", " MI_EXCLUSIONS
+              ", Tensor negative_lse, Tensor column_negative_lse, Tensor grad_positive, Tensor grad_negative_lse, "
+              "Tensor grad_column_negative_lse) -> (" MI_JOINT_GRADIENTS ")");
+
+  // value = sum over negatives of e^{v_j} softplus(s_ij + bias), its gradients (empty unless asked for).
+  library.def("joint_softplus_sum(" MI_JOINT ", Tensor bias, " MI_EXCLUSIONS
+              ", bool gradient) -> (Tensor value, " MI_JOINT_GRADIENTS ", Tensor dbias)");
+
+  // s [n, m], for parts of a matrix, and the gradients from upstream = dL/ds.
+  library.def("joint_matrix(" MI_JOINT ") -> Tensor");
+  library.def("joint_matrix_gradient(" MI_JOINT ", Tensor upstream) -> (" MI_JOINT_GRADIENTS ")");
 }

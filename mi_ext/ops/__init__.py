@@ -2,6 +2,7 @@
 
     dot         s_ij = scale · <x_i, y_j>     x [n, d] queries, y [m, d] candidates; no n×m array exists at any time
     gathered    s_ik = scale · <x_i, y_ik>    y_ik = y[index_ik] of a bank y [V, d], never copied; or y [n, m, d]
+    joint       s_ij = <w, relu(a_i + b_j)>  a [n, h], b [m, h], also with a second hidden layer; nothing n×m×h exists
 
 `exclusions` = (target [n], x_label [n], y_label [m], candidate_log_weight v [m]), each None or a tensor. The functions
 of `mi_ext.reference` have the same signatures and are the truth these are tested against.
@@ -27,6 +28,14 @@ from .gathered import (
     gathered_negative_lse,
     gathered_softplus_sum,
 )
+from .joint import (
+    joint_clipped_log_partition,
+    joint_cross_entropy_sum,
+    joint_log_partition,
+    joint_matrix,
+    joint_softplus_sum,
+    joint_statistics,
+)
 
 __all__ = [
     "dot_clipped_log_partition",
@@ -39,4 +48,10 @@ __all__ = [
     "gathered_log_partition",
     "gathered_negative_lse",
     "gathered_softplus_sum",
+    "joint_clipped_log_partition",
+    "joint_cross_entropy_sum",
+    "joint_log_partition",
+    "joint_matrix",
+    "joint_softplus_sum",
+    "joint_statistics",
 ]

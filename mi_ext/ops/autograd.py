@@ -18,31 +18,37 @@ def scaled(gradient: Tensor, upstream: Tensor, like: Tensor) -> Tensor | None:
     return (gradient * upstream.to(gradient.dtype)).to(like.dtype) if gradient.shape == like.shape else None
 
 
-def first_derivative_only(backward):
-    """A gradient asked for with create_graph=True carries a node that raises: a second derivative is never dropped."""
+def first_derivative_only(source: str, dense: str):
+    """A gradient asked for with create_graph=True carries a node that raises: a second derivative is never dropped.
 
-    @functools.wraps(backward)
-    def wrapped(ctx, *upstream):
-        with torch.no_grad():
-            gradients = backward(ctx, *upstream)
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return gradients
-        causes = [t for t in (*ctx.saved_tensors, *upstream) if t is not None and t.requires_grad]
-        return tuple(None if g is None else _NoSecondDerivative.apply(g, *causes) for g in gradients)
+    The message says that `source` has none, and `dense`, the same scores as a matrix, has.
+    """
 
-    return wrapped
+    def decorate(backward):
+        @functools.wraps(backward)
+        def wrapped(ctx, *upstream):
+            with torch.no_grad():
+                gradients = backward(ctx, *upstream)
+            if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+                return gradients
+            message = f"mi_ext: {source} has no second derivative; {dense} has"
+            causes = [t for t in (*ctx.saved_tensors, *upstream) if t is not None and t.requires_grad]
+            return tuple(None if g is None else _NoSecondDerivative.apply(message, g, *causes) for g in gradients)
+
+        return wrapped
+
+    return decorate
 
 
 class _NoSecondDerivative(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, gradient, *causes):
+    def forward(ctx, message, gradient, *causes):
+        ctx.message = message
         return gradient.view_as(gradient)
 
     @staticmethod
     def backward(ctx, *upstream):
-        raise RuntimeError(
-            "mi_ext: fused scores have no second derivative; DenseScores, of an explicit score matrix, has"
-        )
+        raise RuntimeError(ctx.message)
 
 
 def quick_to_bind(*functions) -> None:

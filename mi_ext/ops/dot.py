@@ -8,6 +8,7 @@ from ..reference import Exclusion
 from .autograd import double, first_derivative_only, quick_to_bind, scaled
 
 _raw = torch.ops.mi_ext
+_first_derivative_only = first_derivative_only("DotScores", "DenseScores(scale * x @ y.T)")
 
 
 def dot_statistics(x, y, scale, exclusions: Exclusion, columns: bool = False):
@@ -87,7 +88,7 @@ class _DotStatistics(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @first_derivative_only
+    @_first_derivative_only
     def backward(ctx, *upstream):
         x, y, scale, target, x_label, y_label, log_weight, *statistics = ctx.saved_tensors
         exclusions = (target, x_label, y_label, log_weight)
@@ -124,7 +125,7 @@ class _DotFused(torch.autograd.Function):
         ctx.save_for_backward(x, y, scale, target, *output[2:])
 
     @staticmethod
-    @first_derivative_only
+    @_first_derivative_only
     def backward(ctx, upstream, upstream_positive, *_):
         x, y, scale, target, dx, dy, dscale, dpositive = ctx.saved_tensors
         if upstream is None:
@@ -162,7 +163,7 @@ class _DotSoftplusSum(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], inputs[1], inputs[2], inputs[4], *output[2:])
 
     @staticmethod
-    @first_derivative_only
+    @_first_derivative_only
     def backward(ctx, upstream, upstream_positive, *_):
         x, y, scale, target, dx, dy, dscale, dbias = ctx.saved_tensors
         if upstream is None:

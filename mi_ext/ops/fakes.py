@@ -70,3 +70,45 @@ def _(x, y, index, scale, negative_lse, grad_negative_lse, candidate_gradient):
 def _(x, y, index, scale, bias, query_gradient, candidate_gradient):
     gradients = _gradient(x, query_gradient), _gradient(y, candidate_gradient)
     return _doubles(x), *gradients, _doubles(x), _doubles(x)
+
+
+def _joint_gradients(a, b, inner_weight, inner_bias, last_weight, wanted=True):
+    present = [(a, a), (b, b), (inner_weight, a), (inner_bias, a), (last_weight, a)]
+    return tuple(_gradient(like if t is None else t, wanted and t is not None) for t, like in present)
+
+
+@torch.library.register_fake("mi_ext::joint_statistics")
+def _(a, b, inner_weight, inner_bias, last_weight, target, x_label, y_label, log_weight, columns):
+    n, m = a.shape[0], b.shape[0]
+    return _doubles(a, 0 if target is None else n), _doubles(a, n), _doubles(a, m if columns else 0)
+
+
+@torch.library.register_fake("mi_ext::joint_clipped_lse")
+def _(a, *rest):
+    return _doubles(a, a.shape[0])
+
+
+@torch.library.register_fake("mi_ext::joint_fused")
+def _(a, b, inner_weight, inner_bias, last_weight, *rest):
+    return _doubles(a), *_joint_gradients(a, b, inner_weight, inner_bias, last_weight)
+
+
+@torch.library.register_fake("mi_ext::joint_gradient")
+def _(a, b, inner_weight, inner_bias, last_weight, *rest):
+    return _joint_gradients(a, b, inner_weight, inner_bias, last_weight)
+
+
+@torch.library.register_fake("mi_ext::joint_softplus_sum")
+def _(a, b, inner_weight, inner_bias, last_weight, bias, target, x_label, y_label, log_weight, gradient):
+    gradients = _joint_gradients(a, b, inner_weight, inner_bias, last_weight, gradient)
+    return _doubles(a), *gradients, _doubles(a)
+
+
+@torch.library.register_fake("mi_ext::joint_matrix")
+def _(a, b, inner_weight, inner_bias, last_weight):
+    return a.new_empty((a.shape[0], b.shape[0]), dtype=torch.promote_types(a.dtype, torch.float32))
+
+
+@torch.library.register_fake("mi_ext::joint_matrix_gradient")
+def _(a, b, inner_weight, inner_bias, last_weight, upstream):
+    return _joint_gradients(a, b, inner_weight, inner_bias, last_weight)

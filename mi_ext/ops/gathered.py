@@ -11,6 +11,7 @@ from torch import Tensor
 from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
 from .autograd import double, first_derivative_only, quick_to_bind, scaled
 
+_first_derivative_only = first_derivative_only("GatheredScores", "DenseScores of the gathered matrix")
 _raw = torch.ops.mi_ext
 
 
@@ -61,7 +62,7 @@ class _GatheredLse(torch.autograd.Function):
         ctx.save_for_backward(*inputs, output)
 
     @staticmethod
-    @first_derivative_only
+    @_first_derivative_only
     def backward(ctx, upstream):
         x, y, index, scale, negative_lse = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1]
@@ -86,7 +87,7 @@ class _GatheredFused(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], inputs[1] if inputs[8] else None, *output[1:])
 
     @staticmethod
-    @first_derivative_only
+    @_first_derivative_only
     def backward(ctx, upstream, *_):
         x, y, dx, dy, dscale, dpositive = ctx.saved_tensors
         if upstream is None:
@@ -110,7 +111,7 @@ class _GatheredSoftplusSum(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], inputs[1] if inputs[6] else None, *output[1:])
 
     @staticmethod
-    @first_derivative_only
+    @_first_derivative_only
     def backward(ctx, upstream, *_):
         x, y, dx, dy, dscale, dbias = ctx.saved_tensors
         if upstream is None:

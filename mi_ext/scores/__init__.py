@@ -14,6 +14,15 @@ from .blocks import column_blocks
 from .dense import DenseScores
 from .dot import DotScores
 from .gathered import GatheredScores
+from .joint import JointScores
 from .source import Scores, SharedColumnScores
 
-__all__ = ["DenseScores", "DotScores", "GatheredScores", "Scores", "SharedColumnScores", "column_blocks"]
+__all__ = [
+    "DenseScores",
+    "DotScores",
+    "GatheredScores",
+    "JointScores",
+    "Scores",
+    "SharedColumnScores",
+    "column_blocks",
+]

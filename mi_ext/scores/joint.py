@@ -1,0 +1,116 @@
+"""`JointScores`: a network on concatenated pairs, reduced tile by tile."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import ops, validation
+from .exclusions import Exclusions
+from .source import SharedColumnScores
+
+
+class JointScores(SharedColumnScores):
+    """s_ij = MLP([x_i; y_j]) with one or two hidden layers of relu units: no n×m×h tensor of them is ever stored.
+
+        a = x W0xᵀ [n, h],  b = y W0yᵀ + b0 [m, h]           the first layer, W0 = [W0x, W0y]: n + m products, not n·m
+        s_ij = <w, relu(a_i + b_j)> + b_last                                            one hidden layer
+        s_ij = <w, relu(W1 relu(a_i + b_j) + b1)> + b_last                              two hidden layers
+
+    x [n, dx]; y [m, dy]; critic: `critics.Joint(dx, dy, hidden, layers)`, whose parameters get gradients as x and y do.
+    Dtypes are promoted together, and 16-bit ones to float32. `target` int64 [n]: y[target_i] is the positive of query
+    i; by default arange(n), which needs m ≥ n. labels, candidate_log_weight: as for `DotScores`, the latter without a
+    gradient. The concatenating critic of [MIM]; other activations, or more layers: `DenseScores` of the critic's own
+    matrix.
+
+    Raises TypeError or ValueError naming the argument. A second derivative is an error by name.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        critic: nn.Module,
+        target: Tensor | None = None,
+        *,
+        labels=None,
+        candidate_log_weight: Tensor | None = None,
+    ):
+        first, *inner, last = _linears(critic)
+        for name, t, width in (("x", x, critic.dx), ("y", y, critic.dy)):
+            validation.floating_matrix(name, t)
+            if t.shape[1] != width:
+                raise ValueError(f"{name}: expected width {width}, got shape {tuple(t.shape)}")
+        validation.same_device("y", y, x.device)
+        n, m = len(x), len(y)
+        validation.log_weight_per_candidate(candidate_log_weight, m, x)
+        target = validation.target_or_default(target, n, m, x)
+        x_label, y_label = validation.label_pair(labels, n, m, x)
+        dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), first.weight.dtype)
+        super().__init__(Exclusions(n, m, x.device, target, x_label, y_label, candidate_log_weight), dtype)
+
+        def wide(t: Tensor) -> Tensor:
+            return t.to(self.dtype)
+
+        weight_x, weight_y = wide(first.weight).split([critic.dx, critic.dy], dim=1)
+        self.a = wide(F.linear(wide(x), weight_x))
+        self.b = wide(F.linear(wide(y), weight_y, wide(first.bias)))
+        second = (wide(inner[0].weight), wide(inner[0].bias)) if inner else (None, None)
+        self.network = *second, wide(last.weight).squeeze(0)
+        self.bias = last.bias.double().squeeze(0)
+
+    def negative_softplus_sum(self) -> Tensor:
+        value = ops.joint_softplus_sum(self.a, self.b, self.network, self.bias, self.exclusions.tensors)
+        return value.to(self.dtype)
+
+    def clipped_log_partition(self, tau: float) -> Tensor:
+        with torch.no_grad():
+            tensors = self.exclusions.tensors
+            value = ops.joint_clipped_log_partition(self.a, self.b, self.network, self.bias, tensors, tau)
+            return value.to(self.dtype)
+
+    def shuffled(self, index: Tensor) -> Tensor:
+        self._check_index(index)
+        return self._row_scores(index).to(self.dtype)
+
+    def column_block(self, start: int, stop: int) -> Tensor:
+        return (ops.joint_matrix(self.a, self.b[start:stop], self.network) + self.bias).to(self.dtype)
+
+    def _positive(self) -> Tensor:
+        if self._has_statistics():
+            return self._statistics()[0]
+        return self._keep("positive", lambda: self._row_scores(self.target))
+
+    def _compute_statistics(self, columns: bool):
+        results = ops.joint_statistics(self.a, self.b, self.network, self.exclusions.tensors, columns)
+        return tuple(None if t is None else t + self.bias for t in results)
+
+    def _cross_entropy_sum(self, a, b) -> Tensor:
+        if not self._fuses(a, b):
+            return super()._cross_entropy_sum(a, b)
+        return ops.joint_cross_entropy_sum(self.a, self.b, self.network, self.exclusions.tensors, a, b)
+
+    def _global_log_partition(self, a, b) -> Tensor:
+        if not self._fuses(a, b):
+            return super()._global_log_partition(a, b)
+        return ops.joint_log_partition(self.a, self.b, self.network, self.exclusions.tensors, a, b) + self.bias
+
+    def _fuses(self, a, b) -> bool:
+        """One operator gives value and gradient: for constant log-weights, unless the statistics are already there."""
+        return not (isinstance(a, Tensor) or isinstance(b, Tensor) or self._has_statistics())
+
+    def _row_scores(self, index: Tensor) -> Tensor:
+        """float64 [n]: the scores of (x_i, y_index_i)."""
+        inner_weight, inner_bias, last_weight = self.network
+        hidden = (self.a + self.b[index]).relu()
+        if inner_weight is not None:
+            hidden = F.linear(hidden, inner_weight, inner_bias).relu()
+        return (hidden @ last_weight).double() + self.bias
+
+
+def _linears(critic: nn.Module) -> list[nn.Linear]:
+    linears = list(getattr(critic, "linears", ()))
+    if len(linears) not in (2, 3):
+        raise TypeError(
+            f"critic: expected critics.Joint with one or two hidden layers, got {validation.describe(critic)}"
+        )
+    return linears
