@@ -7,6 +7,8 @@ namespace mi {
 namespace MI_ISA {
 
 DotKernels dot_kernels();
+ImportanceKernels importance_kernels();
+RankingKernels ranking_kernels();
 
 }  // namespace MI_ISA
 }  // namespace mi

@@ -1,6 +1,7 @@
 """The operators of the compiled extension, each as a differentiable function: the only user of `torch.ops.mi_ext`.
 
     dot    s_ij = scale · <x_i, y_j>     x [n, d] queries, y [m, d] candidates; no n×m array exists at any time
+    importance    two query sets on the same candidates: log-sum-exps of s', of s'' and of s' + s'' in one walk
 
 `exclusions` = (target [n], x_label [n], y_label [m], candidate_log_weight v [m]), each None or a tensor. The functions
 of `mi_ext.reference` have the same signatures and are the truth these are tested against.
@@ -19,11 +20,16 @@ from .dot import (
     dot_softplus_sum,
     dot_statistics,
 )
+from .importance import importance_cross_entropy_sum, importance_statistics
+from .ranking import dot_ranking
 
 __all__ = [
     "dot_clipped_log_partition",
     "dot_cross_entropy_sum",
     "dot_log_partition",
+    "dot_ranking",
     "dot_softplus_sum",
     "dot_statistics",
+    "importance_cross_entropy_sum",
+    "importance_statistics",
 ]

@@ -13,6 +13,15 @@ bits and float64 for float64 inputs. Everything is in nats.
 from .blocks import column_blocks
 from .dense import DenseScores
 from .dot import DotScores
+from .pairs import added, importance_cross_entropy_sum
 from .source import Scores, SharedColumnScores
 
-__all__ = ["DenseScores", "DotScores", "Scores", "SharedColumnScores", "column_blocks"]
+__all__ = [
+    "DenseScores",
+    "DotScores",
+    "Scores",
+    "SharedColumnScores",
+    "added",
+    "column_blocks",
+    "importance_cross_entropy_sum",
+]
