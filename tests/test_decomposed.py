@@ -252,7 +252,7 @@ def test_other_errors():
     s = DotScores(X, Y)
     with pytest.raises(TypeError, match="both as DotScores or both as DenseScores, got DotScores and DenseScores"):
         bounds.importance_infonce(s, DenseScores(X @ Y.T))
-    for lam in (-0.1, 1.1, math.nan):
+    for lam in (-0.1, 1.1, math.nan, torch.tensor(0.5)):
         with pytest.raises(ValueError, match="lam: expected a number in"):
             bounds.decomposed_infonce(s, s, lam)
     with pytest.raises(ValueError, match="at least one sub-view"):

@@ -6,8 +6,8 @@
 namespace mi {
 namespace MI_ISA {
 
-// Beyond this many bytes of scores a thread computes them twice.
-constexpr int64_t kMostScoresKept = int64_t{64} << 20;
+// Beyond this many bytes of scores a thread computes them twice: memory is no faster, and a bank is long.
+constexpr int64_t kMostScoresKept = int64_t{16} << 20;
 
 template <class T>
 ImportanceRow finish_row(const typename ImportanceWalk<T>::Slot& slot, int64_t b, int64_t i, bool has_target,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from .. import validation
 from ..preconditions import mean_log_candidates, with_queries
 from ..scores import SharedColumnScores, added, importance_cross_entropy_sum
 from .contrastive import infonce
@@ -50,8 +51,8 @@ def decomposed_infonce(
     All three partitions come from one walk. return_terms=True returns (value, {"first": I_NCE(x'; y),
     "second": I_NCE(x''; y), "conditional": I_IS(x'; y | x'')}), the terms detached.
     """
-    if not 0 <= lam <= 1:
-        raise ValueError(f"lam: expected a number in [0, 1], got {lam}")
+    if isinstance(lam, Tensor) or not 0 <= lam <= 1:
+        raise ValueError(f"lam: expected a number in [0, 1], got {validation.describe(lam)}")
     with_queries(s1, "decomposed_infonce")
     n, log_k = s1.n_queries, mean_log_candidates(s1)
     total, terms = importance_cross_entropy_sum(s1, s2, (lam, 1.0 - lam, 1.0 - lam), detach_weights)
