@@ -6,7 +6,17 @@ from pathlib import Path
 
 from . import harness, report
 
-FAMILIES = ("in_batch", "forward_only", "clip_and_pairs", "bank", "gathered", "sixteen_bit", "memory", "accuracy")
+FAMILIES = (
+    "in_batch",
+    "forward_only",
+    "clip_and_pairs",
+    "importance",
+    "bank",
+    "gathered",
+    "sixteen_bit",
+    "memory",
+    "accuracy",
+)
 
 
 def main() -> None:

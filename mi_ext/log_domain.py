@@ -46,5 +46,10 @@ def row_cross_entropy(positive: Tensor, negative_lse: Tensor, a, b) -> Tensor:
     return log_add_exp(torch.as_tensor(a, dtype=excess.dtype, device=excess.device), excess)
 
 
+def log_weighted_mean(joint_lse: Tensor, weight_lse: Tensor) -> Tensor:
+    """log Σ_j w_j e^{s_j}, w = softmax(r), from log Σ e^{s + r} and log Σ e^r; −inf without weights."""
+    return torch.where(weight_lse == -math.inf, -math.inf, joint_lse - constant_at_minus_infinity(weight_lse))
+
+
 def _is_minus_infinity(a) -> bool:
     return isinstance(a, float) and a == -math.inf

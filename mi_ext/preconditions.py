@@ -1,5 +1,7 @@
 """What a bound asks of its scores, and the errors that say so."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,18 @@ def mean(t: Tensor) -> Tensor:
     return t.mean()
 
 
+def with_queries(scores: Scores, bound: str) -> None:
+    """n ≥ 1."""
+    if scores.n_queries == 0:
+        raise ValueError(f"scores: {bound} needs n ≥ 1 queries, got n = 0")
+
+
+def mean_log_candidates(scores: Scores) -> float | Tensor:
+    """mean log K_i, log K where all rows agree."""
+    k = scores.n_candidates
+    return k.double().log().mean() if isinstance(k, Tensor) else math.log(k)
+
+
 def log_negative_mass(scores: Scores) -> float | Tensor:
     """log N⁻, where N⁻ > 0."""
     log_mass = scores.log_negative_mass
@@ -25,8 +39,7 @@ def log_negative_mass(scores: Scores) -> float | Tensor:
 
 def candidates(scores: Scores, bound: str) -> int:
     """K ≥ 2, the same in every row, for n ≥ 1 queries."""
-    if scores.n_queries == 0:
-        raise ValueError(f"scores: {bound} needs n ≥ 1 queries, got n = 0")
+    with_queries(scores, bound)
     n_candidates = scores.n_candidates
     if isinstance(n_candidates, Tensor):
         raise ValueError(

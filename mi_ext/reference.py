@@ -19,6 +19,7 @@ from .log_domain import (
     constant_at_minus_infinity,
     log_add_exp,
     log_sum_exp,
+    log_weighted_mean,
     row_cross_entropy,
     row_log_partition,
     softplus,
@@ -188,3 +189,51 @@ def joint_clipped_log_partition(a, b, network, bias, exclusions, tau):
     """log Σ over negatives of exp(v_j + clamp(s_ij + bias, −tau, tau)); by contract without a gradient."""
     with torch.no_grad():
         return clipped_log_partition(joint_matrix(a, b, network) + bias, exclusions, tau)
+
+
+def importance_partitions(scores1, scores2, exclusions, detach_weights=False):
+    """(p', p'' or None, a', a'', a*) of two given score matrices; v enters each log-sum-exp once."""
+    target = exclusions[0]
+    joint = scores1 + (scores2.detach() if detach_weights else scores2)
+    lse = (log_sum_exp(weighted_negatives(s, exclusions), 1) for s in (scores1, scores2, joint))
+    return positives(scores1, target), positives(scores2, target), *lse
+
+
+def importance_statistics(x1, x2, y, scale1, scale2, exclusions, detach_weights=False):
+    """(p', p'' or None, a', a'', a*) of s' = scale1 <x1_i, y_j> and s'' = scale2 <x2_i, y_j>."""
+    scores = _dot_scores(x1, y, scale1), _dot_scores(x2, y, scale2)
+    return importance_partitions(*scores, exclusions, detach_weights)
+
+
+def importance_cross_entropy_sum(
+    x1, x2, y, scale1, scale2, exclusions, external, log_mass, weights, detach_weights=True
+):
+    """(Σ_k w_k T_k, the T_k detached [3]): see `mi_ext.ops.importance_cross_entropy_sum`."""
+    p1, p2, lse1, lse2, joint = importance_statistics(x1, x2, y, scale1, scale2, exclusions, detach_weights)
+    p1, p2 = external if p1 is None else (p1, p2)
+    log_mean = log_weighted_mean(joint, lse2.detach() if detach_weights else lse2)
+    rows = (
+        row_cross_entropy(p1, lse1, 0.0, 0.0),
+        row_cross_entropy(p2, lse2, 0.0, 0.0),
+        row_cross_entropy(p1, log_mean, 0.0, log_mass),
+    )
+    terms = torch.stack([row.sum() for row in rows])
+    return sum(w * t for w, t in zip(weights, terms, strict=True) if w != 0), terms.detach()
+
+
+def ranking(scores: Tensor, exclusions: Exclusion, external: Tensor | None = None):
+    """(positive [n] or None, negative_lse, entropy, rank int64) of a given score matrix; external [n]: positives."""
+    positive, lse, _ = statistics(scores, exclusions)
+    unweighted = torch.where(negative_mask(*scores.shape, exclusions, scores.device), scores, -math.inf)
+    threshold = (external if positive is None else positive).clamp_min(torch.finfo(scores.dtype).min)
+    rank = (~(unweighted < threshold[:, None])).sum(1)
+    negatives = weighted_negatives(scores, exclusions)
+    log_weights = torch.where(negatives == -math.inf, 0.0, negatives - lse[:, None])
+    entropy = -(torch.where(negatives == -math.inf, 0.0, log_weights.exp()) * log_weights).sum(1)
+    return positive, lse, torch.where(lse == -math.inf, -math.inf, entropy), rank
+
+
+def dot_ranking(x, y, scale, exclusions, external_positive=None):
+    """`ranking` of s_ij = scale <x_i, y_j>; external_positive [n, d]."""
+    external = None if external_positive is None else scale * (x * external_positive).sum(1)
+    return ranking(_dot_scores(x, y, scale), exclusions, external)

@@ -144,6 +144,24 @@ def _clipped(ops, p, leaf):
     return {"clipped": value.detach()}
 
 
+def _two_query_sets(leaf):
+    """x1, x2, y, scale1, scale2: the second set is exact in every dtype, so that one leaf stands for both."""
+    return leaf["x"], -0.5 * leaf["x"].flip(0), leaf["y"], leaf["scale"], 0.6 * leaf["scale"]
+
+
+def _importance(ops, p, leaf):
+    results = ops.importance_statistics(*_two_query_sets(leaf), p.exclusions)
+    return dict(zip(("positive1", "positive2", "lse1", "lse2", "joint_lse"), results, strict=True))
+
+
+def _importance_objective(ops, p, leaf, weights):
+    external = _positive_of(p, leaf)
+    external = None if external is None else (external, 0.3 * external)
+    log_mass = torch.linspace(1, 3, len(p.x), dtype=torch.float64)
+    sides = *_two_query_sets(leaf), p.exclusions, external, log_mass
+    return {"loss": ops.importance_cross_entropy_sum(*sides, weights, detach_weights=False)[0]}
+
+
 CALLS: dict[str, Callable] = {
     "statistics": lambda *at: _statistics(*at, False),
     "statistics with columns": lambda *at: _statistics(*at, True),
@@ -154,8 +172,10 @@ CALLS: dict[str, Callable] = {
     "log-partition, decoupled": lambda *at: _log_partition(*at, -INF, 0.0),
     "softplus": _softplus,
     "clipped": _clipped,
+    "importance": lambda *at: _importance(*at),
+    "importance objective": lambda *at: _importance_objective(*at, (0.4, 0.7, 1.2)),
 }
-LOG_WEIGHT_GRADIENT = [name for name in CALLS if name not in ("softplus", "clipped")]
+LOG_WEIGHT_GRADIENT = [name for name in CALLS if not name.startswith(("softplus", "clipped", "importance"))]
 ALL = frozenset({"x", "y", "scale", "bias", "external"})
 
 

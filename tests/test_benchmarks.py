@@ -12,7 +12,17 @@ pytest.importorskip("matplotlib", reason="needs the extra 'benchmark'")
 pytest.importorskip("tabulate", reason="needs the extra 'benchmark'")
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = {"in_batch", "forward_only", "clip_and_pairs", "bank", "gathered", "sixteen_bit", "memory", "accuracy"}
+FAMILIES = {
+    "in_batch",
+    "forward_only",
+    "clip_and_pairs",
+    "importance",
+    "bank",
+    "gathered",
+    "sixteen_bit",
+    "memory",
+    "accuracy",
+}
 
 
 def benchmarks(*arguments):

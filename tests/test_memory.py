@@ -16,6 +16,7 @@ OBJECTIVES = {
     "infonce": lambda x, y: bounds.infonce(DotScores(x, y, 0.3)),
     "ml_cpc": lambda x, y: bounds.ml_cpc(DotScores(x, y, 0.3), 0.5),
     "nwj": lambda x, y: bounds.nwj(DotScores(x, y, 0.3)),
+    "decomposed": lambda x, y: bounds.decomposed_infonce(DotScores(x, y, 0.3), DotScores(x.flip(0), y, 0.2), 0.5),
     "cross-entropies": lambda x, y: DotScores(x, y, 0.3).cross_entropy(reduction="none").sum(),
     "InfoNCE": losses.InfoNCE(normalize=False),
     "CLIP": losses.CLIP(normalize=False),

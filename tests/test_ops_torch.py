@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 from problems import CALLS, INF, evaluate, problem
+from test_importance_ops import OPERATORS as ON_TWO_QUERY_SETS
 
 from mi_ext import DotScores, bounds, losses, ops
 
 raw = torch.ops.mi_ext
 pytestmark = pytest.mark.usefixtures("one_thread")
-OPERATORS = ["dot_statistics", "dot_clipped_lse", "dot_fused", "dot_gradient", "dot_softplus_sum"]
+OPERATORS = ["dot_statistics", "dot_clipped_lse", "dot_fused", "dot_gradient", "dot_softplus_sum", "dot_ranking"]
 
 
 def doubles(value):
@@ -28,6 +29,8 @@ def arguments(operator, p, on=True):
         return given | {"bias": doubles(0.3)} | exclusions | {"clip": 2.0}
     if operator == "dot_softplus_sum":
         return given | {"bias": doubles(0.3)} | exclusions | {"query_gradient": on, "candidate_gradient": on}
+    if operator == "dot_ranking":
+        return given | exclusions | {"external_positive": p.x.flip(0) if target is None else None}
     if operator == "dot_fused":
         weights = {"positive_log_weight": 0.1, "negative_log_weight": -0.2, "global_partition": on}
         return given | exclusions | {"external_positive": p.external} | weights | {"candidate_gradient": on}
@@ -47,8 +50,12 @@ def test_opcheck(operator, kind, dtype):
 
 
 def test_opcheck_covers_every_operator():
-    schemas = [schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("mi_ext::dot_")]
-    assert sorted(schemas) == sorted(f"mi_ext::{operator}" for operator in OPERATORS)
+    schemas = [
+        schema.name
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith(("mi_ext::dot_", "mi_ext::importance_"))
+    ]
+    assert sorted(schemas) == sorted(f"mi_ext::{operator}" for operator in OPERATORS + ON_TWO_QUERY_SETS)
 
 
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "clipped"])
@@ -196,6 +203,13 @@ def test_errors_name_operator_and_argument(operator, message):
         ("dot_fused", {"target": None}, "either target or external_positive"),
         ("dot_fused", {"external_positive": doubles([0.0] * 5)}, "either target or external_positive"),
         ("dot_fused", {"target": None, "external_positive": doubles([0.0])}, "external_positive must be float64"),
+        ("dot_ranking", {"target": None}, "either target or external_positive"),
+        ("dot_ranking", {"external_positive": torch.zeros(5, 3)}, "either target or external_positive"),
+        (
+            "dot_ranking",
+            {"target": None, "external_positive": torch.zeros(4, 3, dtype=torch.float64)},
+            "external_positive must have the shape of x",
+        ),
         ("dot_gradient", {"positive": doubles([0.0] * 6)}, "positive must be float64 of shape [5]"),
         ("dot_gradient", {"negative_lse": doubles([0.0] * 6)}, "negative_lse must be float64 of shape [5]"),
         ("dot_gradient", {"grad_positive": doubles([0.0] * 6)}, "grad_positive must be float64 of shape [5]"),

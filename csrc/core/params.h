@@ -99,6 +99,14 @@ struct JointGradients {
 
 using JointStatistics = DotStatistics;  // the same of any scores
 
+// What is read beside a loss, by row; in nats.
+struct DotRanking {
+  double* positive = nullptr;  // z_i, written where there are targets
+  double* negative_lse = nullptr;
+  double* entropy = nullptr;  // of softmax(s + v) over the negatives, -inf where there are none
+  int64_t* rank = nullptr;    // negatives with s_ij >= z_i, but for those at -inf
+};
+
 // What the log-partition is taken over: sum_i of the rows' cross-entropy, or one log-partition of all rows.
 enum class Partition { kRows, kGlobal };
 
@@ -115,6 +123,33 @@ struct UpstreamGradients {
   const double* column_negative_lse_value = nullptr;  // [m] c_j, from the forward
   const double* column_negative_lse = nullptr;        // [m] dL/dc_j
   const double* positive = nullptr;                   // [n] dL/dz_i
+};
+
+// Two query sets on the same candidates with the same positives: s' of `first`, s'' of `second`, which differ in
+// queries and scale alone.
+struct ImportanceProblem {
+  DotProblem first;
+  DotProblem second;
+};
+
+// Over the negatives of a row: log-sum-exps of s' + v, of s'' + v and of s' + s'' + v; and both positives. In nats.
+struct ImportanceStatistics {
+  double* positive[2] = {};      // [n] p', p'', written where there are targets
+  double* negative_lse[3] = {};  // [n] a', a'', a*
+};
+
+// Gradients with respect to x', x'', y and both scales; the element types are those of DotGradients.
+struct ImportanceGradients {
+  void* queries[2] = {};       // [n, d]
+  void* candidates = nullptr;  // [m, d], null: not asked for
+  double* scale[2] = {};
+};
+
+// Upstream gradients of the statistics [n]. Null: zero.
+struct ImportanceUpstream {
+  const double* positive[2] = {};
+  const double* negative_lse[3] = {};
+  bool weights_detached = false;  // a* is a function of s' alone
 };
 
 }  // namespace mi

@@ -9,6 +9,8 @@ namespace MI_ISA {
 DotKernels dot_kernels();
 GatheredKernels gathered_kernels();
 JointKernels joint_kernels();
+ImportanceKernels importance_kernels();
+RankingKernels ranking_kernels();
 
 }  // namespace MI_ISA
 }  // namespace mi

@@ -1,5 +1,6 @@
 // What the operators may call on the CPU: one table of functions per instruction set.
 #pragma once
+#include "../core/importance.h"
 #include "../core/params.h"
 
 namespace mi {
@@ -42,11 +43,28 @@ struct JointKernels {
   void (*matrix_gradient)(const JointProblem&, const void* upstream, const JointGradients&);
 };
 
+struct RankingKernels {
+  // positives: where there are no targets, the problem whose candidate i is the positive of query i.
+  void (*rows)(const DotProblem&, const DotProblem& positives, const DotRanking&);
+};
+
+struct ImportanceKernels {
+  void (*statistics)(const ImportanceProblem&, const ImportanceStatistics&);
+  // Statistics and gradients of the objective. positive_gradient [2][n]: dL/dp', dL/dp''.
+  void (*fused)(const ImportanceProblem&, const ImportanceObjective&, const ImportanceStatistics&,
+                const ImportanceGradients&, double* const* positive_gradient);
+  // Gradients for any upstream gradient of the statistics.
+  void (*gradient)(const ImportanceProblem&, const ImportanceStatistics&, const ImportanceUpstream&,
+                   const ImportanceGradients&);
+};
+
 struct CpuKernels {
   const char* isa;
   DotKernels dot;
   GatheredKernels gathered;
   JointKernels joint;
+  ImportanceKernels importance;
+  RankingKernels ranking;
   // Multiply-adds between registers alone, on every thread at once: float32 flop/s that no kernel can exceed.
   double (*peak_flops)(int threads, int64_t steps);
 };

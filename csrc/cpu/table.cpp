@@ -31,7 +31,8 @@ static double peak_flops(int threads, int64_t steps) {
 }
 
 const CpuKernels& kernels() {
-  static const CpuKernels table{MI_ISA_NAME, dot_kernels(), gathered_kernels(), joint_kernels(), peak_flops};
+  static const CpuKernels table{MI_ISA_NAME,          dot_kernels(),     gathered_kernels(), joint_kernels(),
+                                importance_kernels(), ranking_kernels(), peak_flops};
   return table;
 }
 

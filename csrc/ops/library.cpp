@@ -89,4 +89,32 @@ STABLE_TORCH_LIBRARY(mi_ext, library) {
   // s [n, m], for parts of a matrix, and the gradients from upstream = dL/ds.
   library.def("joint_matrix(" MI_JOINT ") -> Tensor");
   library.def("joint_matrix_gradient(" MI_JOINT ", Tensor upstream) -> (" MI_JOINT_GRADIENTS ")");
+
+  // What is read beside a loss: the entropy of softmax(s + v) over a row's negatives, and the positive's rank, the
+  // number of negatives with s_ij >= p_i (those at -inf never count). external_positive [n, d]: positives beside the
+  // candidates.
+  library.def("dot_ranking(Tensor x, Tensor y, Tensor scale, " MI_EXCLUSIONS
+              ", Tensor? external_positive) -> (Tensor positive, Tensor negative_lse, Tensor entropy, Tensor rank)");
+
+  // Two query sets on the same candidates, s' = scale1 <x1_i, y_j>, s'' = scale2 <x2_i, y_j>. Over the negatives of a
+  // row: log-sum-exps of s' + v, of s'' + v and of s' + s'' + v; and the positives.
+  library.def("importance_statistics(Tensor x1, Tensor x2, Tensor y, Tensor scale1, Tensor scale2, " MI_EXCLUSIONS
+              ") -> (Tensor positive1, Tensor positive2, Tensor negative_lse1, Tensor negative_lse2, "
+              "Tensor joint_lse)");
+
+  // With ce(p, a) = softplus(a - p): terms = sums over rows of ce(p', a'), ce(p'', a'') and
+  // ce(p', log_mass_i + a* - a''), loss = their weighted sum, and its gradients; the weights softmax(s'' + v) of the
+  // last term have none if detach_weights.
+  library.def("importance_fused(Tensor x1, Tensor x2, Tensor y, Tensor scale1, Tensor scale2, " MI_EXCLUSIONS
+              ", Tensor? external_positive1, Tensor? external_positive2, Tensor log_mass, float weight1, "
+              "float weight2, float weight_joint, bool detach_weights, bool candidate_gradient) -> "
+              "(Tensor loss, Tensor terms, Tensor dx1, Tensor dx2, Tensor dy, Tensor dscale1, Tensor dscale2, "
+              "Tensor dpositive1, Tensor dpositive2)");
+
+  // For any upstream gradient of the statistics (empty: zero); with detach_weights, a* is a function of s' alone.
+  library.def("importance_gradient(Tensor x1, Tensor x2, Tensor y, Tensor scale1, Tensor scale2, " MI_EXCLUSIONS
+              ", Tensor positive1, Tensor positive2, Tensor negative_lse1, Tensor negative_lse2, Tensor joint_lse, "
+              "Tensor grad_positive1, Tensor grad_positive2, Tensor grad_negative_lse1, Tensor grad_negative_lse2, "
+              "Tensor grad_joint_lse, bool detach_weights, bool candidate_gradient) -> "
+              "(Tensor dx1, Tensor dx2, Tensor dy, Tensor dscale1, Tensor dscale2)");
 }

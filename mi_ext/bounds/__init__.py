@@ -16,8 +16,10 @@ Every function raises ValueError for n = 0 queries, and those with a mean over n
 
 from .conditional import conditional_infonce, sir_infonce, variational_infonce
 from .contrastive import alpha_cpc, alpha_schedule, infonce, ml_cpc, ml_cpc_min_alpha
+from .decomposed import chained_infonce, decomposed_infonce, importance_infonce
 from .variational import (
     DonskerVaradhanEMA,
+    conditional_eta_dv,
     donsker_varadhan,
     eta_dv,
     f_mine,
@@ -32,10 +34,14 @@ __all__ = [
     "DonskerVaradhanEMA",
     "alpha_cpc",
     "alpha_schedule",
+    "chained_infonce",
+    "conditional_eta_dv",
     "conditional_infonce",
+    "decomposed_infonce",
     "donsker_varadhan",
     "eta_dv",
     "f_mine",
+    "importance_infonce",
     "infonce",
     "interpolated",
     "jensen_shannon",

@@ -5,7 +5,7 @@ import warnings
 
 from torch import Tensor
 
-from ..preconditions import candidates, mean
+from ..preconditions import candidates, mean, mean_log_candidates
 from ..scores import Scores
 
 
@@ -15,10 +15,8 @@ def infonce(scores: Scores) -> Tensor:
     $I_\mathrm{NCE} = \mathbb{E}\big[\log \frac{e^{p_i}}{\frac1K \sum_k e^{s_{ik}}}\big]$: [MLC] eq. 2, [MIM] eq. 3,
     [DEMI] eq. 2. Rows with different numbers of candidates take mean log K_i.
     """
-    s = scores.double()
-    n_candidates = s.n_candidates
-    log_k = n_candidates.double().log().mean() if isinstance(n_candidates, Tensor) else math.log(n_candidates)
-    return (log_k - s.cross_entropy()).to(scores.dtype)
+    cross_entropy = scores.double().cross_entropy()
+    return (mean_log_candidates(scores) - cross_entropy).to(scores.dtype)
 
 
 def alpha_cpc(scores: Scores, alpha: float) -> Tensor:

@@ -1,6 +1,7 @@
 """Bounds by a mean over positives and a mean of exponentials over negatives."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,36 @@ def eta_dv(scores: Scores, eta: float | Tensor) -> Tensor:
         raise ValueError(f"eta: expected a float or a 0-dim tensor, got {validation.describe(eta)}")
     log_mean, p = _log_mean_exp(scores)
     return (p - (log_mean - eta).exp() - eta + 1).to(scores.dtype)
+
+
+def conditional_eta_dv(scores: Scores | Sequence[Scores], eta: Tensor) -> Tensor:
+    r"""η-DV of the conditional information I(x; y | z): E_z of the η-DV at z with η(z); [ETA] eq. 28.
+
+        E_z [ E_{p(x,y|z)} f − e^{−η(z)} E_{p(x|z) p(y|z)} e^f − η(z) + 1 ]
+
+    Two ways to say what belongs to one z:
+    scores: one source, whose row i has its own z_i and negatives drawn from p(y | z_i); eta [n] = η(z_i):
+        mean_i [p_i − exp(negative_lse_i − log N_i − η_i) − η_i + 1], N_i negatives in row i, or Σ e^{v_j} over them;
+    scores: a sequence, one source for each value of z; eta [Z], one for each:
+        Σ_z (n_z/n) `eta_dv`(scores_z, η_z), z weighed by its share n_z/n of the queries.
+    eta: differentiable. ValueError for another shape of eta, no queries, or a row (a source) without negatives.
+    """
+    rowwise = isinstance(scores, Scores)
+    size = scores.n_queries if rowwise else len(scores)
+    if not isinstance(eta, Tensor) or eta.shape != (size,):
+        what = "query" if rowwise else "source"
+        raise ValueError(f"eta: expected η(z), one for each {what}, shape ({size},), got {validation.describe(eta)}")
+    if not rowwise:
+        n = sum(s.n_queries for s in scores)
+        if n == 0:
+            raise ValueError("scores: the mean over n = 0 queries is undefined; pass at least one query")
+        parts = [s.n_queries / n * eta_dv(s.double(), e) for s, e in zip(scores, eta.double(), strict=True)]
+        return sum(parts).to(scores[0].dtype)
+    s, eta = scores.double(), eta.double()
+    log_mass = s.log_row_mass.to(eta.device)
+    if validation.readable(log_mass) and bool((log_mass == -math.inf).any()):
+        raise ValueError("scores: a mean over 0 negatives is undefined; pass more candidates or exclude fewer")
+    return mean(s.positive - (s.negative_lse - log_mass - eta).exp() - eta + 1).to(scores.dtype)
 
 
 def tuba(scores: Scores, log_baseline: Tensor) -> Tensor:

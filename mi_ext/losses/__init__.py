@@ -6,6 +6,11 @@ divides embeddings by their length first: scores are cosines over T. Results are
     mi             the estimate of mutual information that belongs to the loss, in nats
     log_partition  [n]: R_i(0, 0), the log of the sum of exp(score) over a row's positive and negatives
     n_negatives    negatives of a row (an int, or int64 [n] where rows differ)
+    rank           int64 [n]: negatives that score no less than the positive, so 0 is best; a tie counts against the
+                   positive, and embeddings that are all alike rank last
+    top1, top5     share of rows with rank < 1, rank < 5: accuracy of the positive among its candidates
+    effective_negatives  [n]: e^H, H the entropy of softmax(score) over a row's negatives: how many carry the gradient
+`SupCon`, whose rows have several positives, gives the first three only.
 Errors are those of `DotScores`: TypeError or ValueError naming the argument; a loss of no queries is a ValueError.
 """
 

@@ -33,8 +33,15 @@ class ContrastiveLoss(nn.Module):
 
 def stats_of(scores: Scores, estimate) -> dict:
     with torch.no_grad():
-        log_partition = scores.log_partition()  # walks over the scores once; the estimate reuses its statistics
-        return {"mi": estimate(scores).detach(), "log_partition": log_partition, "n_negatives": scores.n_negatives}
+        ranking = scores.ranking()  # walks over the scores once; everything else reuses its statistics
+        log_partition = scores.log_partition()
+        stats = {"mi": estimate(scores).detach(), "log_partition": log_partition, "n_negatives": scores.n_negatives}
+        return stats if ranking is None else stats | ranking_stats(*ranking)
+
+
+def ranking_stats(rank: Tensor, entropy: Tensor) -> dict:
+    top1, top5 = ((rank < k).to(entropy.dtype).mean() for k in (1, 5))
+    return {"top1": top1, "top5": top5, "rank": rank, "effective_negatives": entropy.exp()}
 
 
 def same_shape(name: str, t: Tensor, other_name: str, other: Tensor) -> None:

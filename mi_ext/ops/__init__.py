@@ -3,6 +3,7 @@
     dot         s_ij = scale · <x_i, y_j>     x [n, d] queries, y [m, d] candidates; no n×m array exists at any time
     gathered    s_ik = scale · <x_i, y_ik>    y_ik = y[index_ik] of a bank y [V, d], never copied; or y [n, m, d]
     joint       s_ij = <w, relu(a_i + b_j)>  a [n, h], b [m, h], also with a second hidden layer; nothing n×m×h exists
+    importance  two query sets on the same candidates: log-sum-exps of s', of s'' and of s' + s'' in one walk
 
 `exclusions` = (target [n], x_label [n], y_label [m], candidate_log_weight v [m]), each None or a tensor. The functions
 of `mi_ext.reference` have the same signatures and are the truth these are tested against.
@@ -28,6 +29,7 @@ from .gathered import (
     gathered_negative_lse,
     gathered_softplus_sum,
 )
+from .importance import importance_cross_entropy_sum, importance_statistics
 from .joint import (
     joint_clipped_log_partition,
     joint_cross_entropy_sum,
@@ -36,11 +38,13 @@ from .joint import (
     joint_softplus_sum,
     joint_statistics,
 )
+from .ranking import dot_ranking
 
 __all__ = [
     "dot_clipped_log_partition",
     "dot_cross_entropy_sum",
     "dot_log_partition",
+    "dot_ranking",
     "dot_softplus_sum",
     "dot_statistics",
     "gathered_clipped_log_partition",
@@ -54,4 +58,6 @@ __all__ = [
     "joint_matrix",
     "joint_softplus_sum",
     "joint_statistics",
+    "importance_cross_entropy_sum",
+    "importance_statistics",
 ]

@@ -112,3 +112,29 @@ def _(a, b, inner_weight, inner_bias, last_weight):
 @torch.library.register_fake("mi_ext::joint_matrix_gradient")
 def _(a, b, inner_weight, inner_bias, last_weight, upstream):
     return _joint_gradients(a, b, inner_weight, inner_bias, last_weight)
+
+
+@torch.library.register_fake("mi_ext::importance_statistics")
+def _(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight):
+    n = x1.shape[0]
+    n_positives = 0 if target is None else n
+    return _doubles(x1, n_positives), _doubles(x1, n_positives), *(_doubles(x1, n) for _ in range(3))
+
+
+@torch.library.register_fake("mi_ext::importance_fused")
+def _(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight, *rest):
+    n, candidate_gradient = x1.shape[0], rest[-1]
+    gradients = _gradient(x1, True), _gradient(x2, True), _gradient(y, candidate_gradient), _doubles(x1), _doubles(x1)
+    return _doubles(x1), _doubles(x1, 3), *gradients, _doubles(x1, n), _doubles(x1, n)
+
+
+@torch.library.register_fake("mi_ext::importance_gradient")
+def _(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight, *rest):
+    candidate_gradient = rest[-1]  # after the statistics, their upstream gradients and detach_weights
+    return _gradient(x1, True), _gradient(x2, True), _gradient(y, candidate_gradient), _doubles(x1), _doubles(x1)
+
+
+@torch.library.register_fake("mi_ext::dot_ranking")
+def _(x, y, scale, target, x_label, y_label, log_weight, external_positive):
+    n = x.shape[0]
+    return _doubles(x, 0 if target is None else n), _doubles(x, n), _doubles(x, n), x.new_empty(n, dtype=torch.int64)

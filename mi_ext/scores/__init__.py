@@ -15,6 +15,7 @@ from .dense import DenseScores
 from .dot import DotScores
 from .gathered import GatheredScores
 from .joint import JointScores
+from .pairs import added, importance_cross_entropy_sum
 from .source import Scores, SharedColumnScores
 
 __all__ = [
@@ -24,5 +25,7 @@ __all__ = [
     "JointScores",
     "Scores",
     "SharedColumnScores",
+    "added",
     "column_blocks",
+    "importance_cross_entropy_sum",
 ]

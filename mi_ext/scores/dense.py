@@ -37,5 +37,16 @@ class DenseScores(SharedColumnScores):
         self._check_index(index)
         return reference.positives(self.matrix, index).to(self.dtype)
 
+    def plus(self, other: "DenseScores") -> "DenseScores":
+        return DenseScores(self.matrix + other.matrix, self.target)
+
+    def detached(self) -> "DenseScores":
+        return DenseScores(self.matrix.detach(), self.target)
+
+    def _compute_ranking(self):
+        with torch.no_grad():
+            positive, lse, entropy, rank = reference.ranking(self.matrix, self.exclusions.tensors)
+            return positive.double(), lse.double(), entropy.double(), rank
+
     def column_block(self, start: int, stop: int) -> Tensor:
         return self.matrix[:, start:stop].to(self.dtype)

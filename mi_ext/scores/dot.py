@@ -47,7 +47,7 @@ class DotScores(SharedColumnScores):
         self.x, self.y = x.to(dtype), validation.distinct(y, x).to(dtype)
         self.scale = scale if isinstance(scale, Tensor) else float(scale)
         self.bias = 0.0 if bias is None else bias.double() if isinstance(bias, Tensor) else float(bias)
-        self._given_positive = positive
+        self._given_candidates, self._given_positive = y, positive
 
     def negative_softplus_sum(self) -> Tensor:
         log_weight = self.exclusions.candidate_log_weight
@@ -72,6 +72,62 @@ class DotScores(SharedColumnScores):
     def column_block(self, start: int, stop: int) -> Tensor:
         y = self.y[start:stop].to(self.dtype)
         return (self.scale * (self.x.to(self.dtype) @ y.T) + self.bias).to(self.dtype)
+
+    def plus(self, other: "DotScores") -> "DotScores":
+        """On the same y, <scale1 x1_i + scale2 x2_i, y_j>; else [scale1 x1_i, scale2 x2_i] times [y1_j, y2_j]."""
+        wide = torch.promote_types(self.x.dtype, torch.float32)
+        x1, x2 = self.scale * self.x.to(wide), other.scale * other.x.to(wide)
+        positives = self._given_positive, other._given_positive
+        bias = self.bias + other.bias
+        if self._shares_vectors(other):
+            return self._on_same_pairs(x1 + x2, self._given_candidates, 1.0, bias, positives[0])
+        positive = None if positives[0] is None else torch.cat([t.to(wide) for t in positives], 1)
+        y = torch.cat([self.y.to(wide), other.y.to(wide)], 1)
+        return self._on_same_pairs(torch.cat([x1, x2], 1), y, 1.0, bias, positive)
+
+    def detached(self) -> "DotScores":
+        given = self.x, self._given_candidates, self.scale, self.bias, self._given_positive
+        return self._on_same_pairs(*(t.detach() if isinstance(t, Tensor) else t for t in given))
+
+    def fuses_with(self, other: "DotScores") -> bool:
+        """One walk serves both: the same vectors of the candidates, and no gradient to their log-weights."""
+        log_weight = self.exclusions.candidate_log_weight
+        asked = log_weight is not None and log_weight.requires_grad
+        return self._given_candidates is other._given_candidates and not asked
+
+    def fused_importance(self, other: "DotScores", weights, detach_weights: bool):
+        """`pairs.importance_cross_entropy_sum`; biases cancel in every term."""
+        dtype = torch.promote_types(self.x.dtype, other.x.dtype)
+        external = None if self.target is not None else (self._external_positive(), other._external_positive())
+        log_mass = self.log_row_mass.detach().to(self.x.device).expand(len(self.x)).contiguous()
+        x1, x2 = self.x.to(dtype), other.x.to(dtype)
+        y = validation.distinct(validation.distinct(self._given_candidates.to(dtype), x1), x2)
+        sides = x1, validation.distinct(x2, x1), y, self.scale, other.scale, self.exclusions.tensors
+        return ops.importance_cross_entropy_sum(*sides, external, log_mass, weights, detach_weights)
+
+    def _log_row_mass(self) -> Tensor:
+        """With log-weights: the log-partition of scores that are all 0."""
+        if self.exclusions.candidate_log_weight is None:
+            return super()._log_row_mass()
+        x, y = (self.x.new_zeros(size, 1) for size in (len(self.x), len(self.y)))
+        return self._keep("log row mass", lambda: ops.dot_statistics(x, y, 1.0, self.exclusions.tensors)[1])
+
+    def _shares_vectors(self, other: "DotScores") -> bool:
+        same_candidates = self._given_candidates is other._given_candidates
+        return same_candidates and self._given_positive is other._given_positive
+
+    def _on_same_pairs(self, x, y, scale, bias, positive) -> "DotScores":
+        e = self.exclusions
+        labels = None if e.x_label is None else (e.x_label, e.y_label)
+        rest = {"positive": positive, "labels": labels, "candidate_log_weight": e.candidate_log_weight}
+        return DotScores(x, y, scale, bias, e.target, **rest)
+
+    def _compute_ranking(self):
+        given = None if self._given_positive is None else self._given_positive.to(self.x.dtype)
+        results = ops.dot_ranking(self.x, self.y, self.scale, self.exclusions.tensors, given)
+        with torch.no_grad():
+            positive = results[0] if given is None else self._external_positive()
+            return positive + self.bias, results[1] + self.bias, *results[2:]
 
     def _positive(self) -> Tensor:
         if self._given_positive is not None:

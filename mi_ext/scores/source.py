@@ -52,6 +52,11 @@ class Scores(ABC):
         """log N⁻."""
 
     @property
+    def log_row_mass(self) -> Tensor:
+        """float64 () or [n]: log Σ_{j ∈ N_i} e^{v_j}, log(K − 1) when candidates carry no log-weights."""
+        return self._log_row_mass()
+
+    @property
     def positive(self) -> Tensor:
         """[n]: p_i."""
         return self._positive().to(self.dtype)
@@ -117,12 +122,24 @@ class Scores(ABC):
         """[n, stop − start]: scores of all queries with candidates start … stop − 1, positives included, without v."""
         raise self._no_columns("column_block")
 
+    def ranking(self) -> tuple[Tensor, Tensor] | None:
+        """(rank int64 [n], entropy [n]), detached; None for a source that cannot tell.
+
+        rank_i = #{j ∈ N_i : s_ij ≥ p_i}: ties count against the positive, so that embeddings that are all alike rank
+        last, not first. Scores of −inf never count; v does not enter; a NaN p_i ranks last. entropy_i, in nats: of
+        softmax_j(s_ij + v_j) over N_i; −inf without negatives. From one walk, which gives `log_partition` too.
+        """
+        return None
+
     @abstractmethod
     def _statistics(self, columns: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
         """float64 (positive [n], negative_lse [n], column_negative_lse [m] or None)."""
 
     def _positive(self) -> Tensor:
         return self._statistics()[0]
+
+    def _log_row_mass(self) -> Tensor:
+        return torch.as_tensor(self.n_negatives, dtype=torch.float64).log()
 
     def _row_log_partition(self, a, b) -> Tensor:
         positive, negative_lse, _ = self._statistics()
@@ -202,11 +219,24 @@ class SharedColumnScores(Scores):
             return self._keep("statistics", lambda: self._compute_statistics(False))
         return self._keep("statistics with columns", lambda: self._compute_statistics(True))
 
+    def ranking(self) -> tuple[Tensor, Tensor] | None:
+        with torch.no_grad():
+            found = self._keep("ranking", self._compute_ranking)
+            if found is None:
+                return None
+            positive, negative_lse, entropy, rank = found
+            self._keep("statistics", lambda: (positive, negative_lse, None))
+        return rank, entropy.to(self.dtype)
+
     def _has_statistics(self) -> bool:
         return self._has("statistics") or self._has("statistics with columns")
 
     @abstractmethod
     def _compute_statistics(self, columns: bool): ...
+
+    def _compute_ranking(self):
+        """float64 positive [n], negative_lse [n], entropy [n], and rank int64 [n]; or None."""
+        return None
 
     def _check_index(self, index: Tensor) -> None:
         validation.candidate_index("index", index, self.n_queries, self.exclusions.m, self.exclusions.device)
