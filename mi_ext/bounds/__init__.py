@@ -15,6 +15,7 @@ Every function raises ValueError for n = 0 queries, and those with a mean over n
 """
 
 from .contrastive import alpha_cpc, alpha_schedule, infonce, ml_cpc, ml_cpc_min_alpha
+from .eta import eta_dv_convex, sobolev_penalty
 from .variational import (
     DonskerVaradhanEMA,
     donsker_varadhan,
@@ -33,6 +34,7 @@ __all__ = [
     "alpha_schedule",
     "donsker_varadhan",
     "eta_dv",
+    "eta_dv_convex",
     "f_mine",
     "infonce",
     "interpolated",
@@ -41,5 +43,6 @@ __all__ = [
     "ml_cpc_min_alpha",
     "nwj",
     "smile",
+    "sobolev_penalty",
     "tuba",
 ]
