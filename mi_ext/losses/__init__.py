@@ -10,8 +10,21 @@ Errors are those of `DotScores`: TypeError or ValueError naming the argument; a 
 """
 
 from .base import ContrastiveLoss
+from .dim import DIM, PriorMatching
 from .in_batch import CLIP, DCL, InfoNCE, NTXent, SigLIP
 from .queue import MLCPC, MoCo
 from .supervised import SupCon
 
-__all__ = ["CLIP", "DCL", "ContrastiveLoss", "InfoNCE", "MLCPC", "MoCo", "NTXent", "SigLIP", "SupCon"]
+__all__ = [
+    "CLIP",
+    "DCL",
+    "DIM",
+    "ContrastiveLoss",
+    "InfoNCE",
+    "MLCPC",
+    "MoCo",
+    "NTXent",
+    "PriorMatching",
+    "SigLIP",
+    "SupCon",
+]

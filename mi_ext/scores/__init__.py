@@ -13,6 +13,16 @@ bits and float64 for float64 inputs. Everything is in nats.
 from .blocks import column_blocks
 from .dense import DenseScores
 from .dot import DotScores
+from .local_global import CriticLocalGlobalScores, DotLocalGlobalScores, LocalGlobalScores
 from .source import Scores, SharedColumnScores
 
-__all__ = ["DenseScores", "DotScores", "Scores", "SharedColumnScores", "column_blocks"]
+__all__ = [
+    "CriticLocalGlobalScores",
+    "DenseScores",
+    "DotLocalGlobalScores",
+    "DotScores",
+    "LocalGlobalScores",
+    "Scores",
+    "SharedColumnScores",
+    "column_blocks",
+]
