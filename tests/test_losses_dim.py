@@ -9,7 +9,7 @@ from score_matrices import close
 from mi_ext import bounds, critics, losses, ops
 from mi_ext.scores import CriticLocalGlobalScores, DotLocalGlobalScores
 
-INF = math.inf
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def features(n=4, n_locals=3, d=5, seed=0, dtype=torch.float64):

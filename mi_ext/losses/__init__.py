@@ -10,6 +10,7 @@ Errors are those of `DotScores`: TypeError or ValueError naming the argument; a 
 """
 
 from .base import ContrastiveLoss
+from .dependency import NeuralDependency, shuffle_dimensions
 from .dim import DIM, PriorMatching
 from .in_batch import CLIP, DCL, InfoNCE, NTXent, SigLIP
 from .queue import MLCPC, MoCo
@@ -24,7 +25,9 @@ __all__ = [
     "MLCPC",
     "MoCo",
     "NTXent",
+    "NeuralDependency",
     "PriorMatching",
     "SigLIP",
     "SupCon",
+    "shuffle_dimensions",
 ]

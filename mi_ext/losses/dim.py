@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .. import bounds, validation
 from ..log_domain import softplus
 from ..scores import CriticLocalGlobalScores, DotLocalGlobalScores, LocalGlobalScores, Scores
-from .base import stats_of
+from .base import logits_of, stats_of
 
 
 class DIM(nn.Module):
@@ -77,23 +77,16 @@ class PriorMatching(nn.Module):
     def discriminator_loss(self, z: Tensor, generator: torch.Generator | None = None, *, return_stats: bool = False):
         _check_codes(z)
         u = torch.rand(z.shape, generator=generator, dtype=z.dtype, device=z.device)
-        real, coded = self._logits(u), self._logits(z.detach())
+        real, coded = logits_of(self.discriminator, u), logits_of(self.discriminator, z.detach())
         loss = softplus(-real).mean() + softplus(coded).mean()
         stats = {"discriminator": coded.detach().sigmoid().mean(), "prior": real.detach().sigmoid().mean()}
         return (loss, stats) if return_stats else loss
 
     def encoder_loss(self, z: Tensor, *, return_stats: bool = False):
         _check_codes(z)
-        logits = self._logits(z)
+        logits = logits_of(self.discriminator, z)
         loss = -softplus(logits).mean() if self.encoder == "minimax" else softplus(-logits).mean()
         return (loss, {"discriminator": logits.detach().sigmoid().mean()}) if return_stats else loss
-
-    def _logits(self, z: Tensor) -> Tensor:
-        logits = self.discriminator(z)
-        if logits.numel() != len(z):
-            expected = f"one logit a row, shape ({len(z)},) or ({len(z)}, 1)"
-            raise ValueError(f"discriminator: expected {expected}, got {tuple(logits.shape)}")
-        return logits.flatten().to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _check_codes(z: Tensor) -> None:
