@@ -2,12 +2,14 @@
 
 Scores      DotScores, DenseScores   where scores come from: log-partitions, cross-entropies, softplus sums
 bounds      infonce, ml_cpc, nwj, donsker_varadhan, tuba, smile, …: scores → estimate of MI, to maximise
-losses      InfoNCE, NTXent, CLIP, SigLIP, DCL, SupCon, MoCo, MLCPC: embeddings → loss, to minimise
+losses      InfoNCE, NTXent, CLIP, SigLIP, DCL, SupCon, MoCo, MLCPC, DIM, …: embeddings → loss, to minimise
 critics     Bilinear, Separable, Cosine, Joint: modules (x, y) → scores
+estimate    MutualInformationEstimator: fit(x, y).estimate() in nats; python -m mi_ext does it for files
 reference   the same operations in plain torch on the explicit matrix, the truth that tests compare with
 """
 
 from . import bounds, critics, losses, reference
+from .estimate import MutualInformationEstimator
 from .scores import DenseScores, DotScores
 
-__all__ = ["DenseScores", "DotScores", "bounds", "critics", "losses", "reference"]
+__all__ = ["DenseScores", "DotScores", "MutualInformationEstimator", "bounds", "critics", "losses", "reference"]

@@ -80,3 +80,9 @@ class Joint(nn.Module):
         for linear in others:
             hidden = linear(hidden.relu())
         return DenseScores(hidden.squeeze(-1), target)
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths, input first, with relu between them: an encoder for `Separable`."""
+    layers = [part for pair in zip(widths[:-1], widths[1:], strict=True) for part in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])

@@ -8,9 +8,9 @@ import torch
 from typer.testing import CliRunner
 
 from mi_ext import DenseScores, bounds
+from mi_ext.objective import Objective
 from mi_ext.train import gaussians, mnist_halves
 from mi_ext.train.__main__ import app
-from mi_ext.train.objective import Objective
 from mi_ext.train.record import Record
 
 PNG = b"\x89PNG"

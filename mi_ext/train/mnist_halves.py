@@ -37,8 +37,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import critics
+from ..objective import Objective
 from ..scores import Scores
-from .objective import Objective
 from .record import CAP, ESTIMATE, INK, REFERENCE, STYLE, Record, draw_cap
 
 SIDE = 28
