@@ -7,7 +7,7 @@ import torch
 from score_matrices import close
 
 from mi_ext import bounds, critics, losses, ops
-from mi_ext.scores import CriticLocalGlobalScores, DotLocalGlobalScores
+from mi_ext.scores import LocalGlobalScores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,6 +47,18 @@ def mlp(critic):
     return lambda x, y: network(torch.cat([x, y])).squeeze()
 
 
+class WithoutLabels(torch.nn.Module):
+    """A critic that can be told of its positives only."""
+
+    def __init__(self, critic):
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, x, y, target):
+        return self.critic(x, y, target)
+
+
+PRODUCT = critics.Separable(torch.nn.Identity(), torch.nn.Identity())
 ESTIMATORS = pytest.mark.parametrize("estimator", ["jensen_shannon", "infonce", "donsker_varadhan"])
 SHAPES = pytest.mark.parametrize("n, n_locals", [(4, 3), (2, 1), (5, 1), (3, 4)])
 
@@ -68,13 +80,22 @@ def test_product_follows_the_definition(estimator, n, n_locals):
 
 @ESTIMATORS
 @SHAPES
-@pytest.mark.parametrize("layers", [1, 2])
-def test_joint_critic_follows_the_definition(estimator, n, n_locals, layers):
+@pytest.mark.parametrize("kind", ["joint", "joint, two layers", "bilinear", "bilinear without labels"])
+def test_critics_follow_the_definition(estimator, n, n_locals, kind):
     torch.manual_seed(0)
     g, c = features(n, n_locals)
-    critic = critics.Joint(5, 5, 6, layers).double()
+    if kind.startswith("joint"):
+        critic = critics.Joint(5, 5, 6, layers=2 if "two" in kind else 1).double()
+        score = mlp(critic)
+    else:
+        critic = bilinear = critics.Bilinear(5, 5).double()
+        critic = WithoutLabels(critic) if "without" in kind else critic
+
+        def score(x, y):
+            return x @ bilinear.weight @ y
+
     loss, stats = losses.DIM(estimator, critic)(g, c, return_stats=True)
-    expected, mi, rows = by_loops(all_scores(mlp(critic), g, c), estimator)
+    expected, mi, rows = by_loops(all_scores(score, g, c), estimator)
     close(loss, expected)
     close(stats["mi"], mi.detach())
     close(stats["log_partition"], rows.detach())
@@ -88,7 +109,7 @@ def test_gradcheck(estimator):
     g, c = features(3, 2, 2)
     assert torch.autograd.gradcheck(losses.DIM(estimator), (g, c))
     critic = critics.Bilinear(2, 2).double()
-    assert torch.autograd.gradcheck(losses.DIM(estimator, critic), (g, c))
+    assert torch.autograd.gradcheck(losses.DIM(estimator, WithoutLabels(critic)), (g, c))
 
 
 @ESTIMATORS
@@ -109,11 +130,11 @@ def test_short_floats(estimator, dtype):
     close(loss, by_loops(all_scores(product, g.double(), c.double()), estimator)[0], 1e-5)
 
 
-@pytest.mark.parametrize("critic", [None, critics.Bilinear(5, 5)])
+@pytest.mark.parametrize("critic", [None, PRODUCT, WithoutLabels(PRODUCT)])
 def test_every_bound_takes_the_scores(critic):
     g, c = (t.detach().float() for t in features(4, 3))
-    scores = DotLocalGlobalScores(g, c) if critic is None else CriticLocalGlobalScores(critic, g, c)
-    s = all_scores(product, g if critic is None else g @ critic.weight, c).double().detach()
+    scores = LocalGlobalScores(g, c, critic)
+    s = all_scores(product, g, c).double()
     p = torch.stack([s[i, i] for i in range(4)]).flatten()
     every = torch.cat([s[i, k] for i in range(4) for k in range(4) if k != i])
     assert scores.n_queries == 12 and scores.n_candidates == 10
@@ -140,11 +161,12 @@ def test_own_locals_are_no_negatives():
     """An own local far above everything raises its own query's score and no denominator."""
     g, c = torch.ones(3, 1, dtype=torch.float64), torch.zeros(3, 2, 1, dtype=torch.float64)
     c[0, 1] = 1e3
-    scores = DotLocalGlobalScores(g, c)
+    scores = LocalGlobalScores(g, c)
     close(scores.negative_lse[:2], torch.tensor([4.0, 4.0], dtype=torch.float64).log())
     close(scores.positive, torch.tensor([0.0, 1e3, 0, 0, 0, 0]))
     close(
-        CriticLocalGlobalScores(critics.Separable(*[torch.nn.Identity()] * 2), g, c).negative_lse, scores.negative_lse
+        LocalGlobalScores(g, c, WithoutLabels(PRODUCT)).negative_lse,
+        scores.negative_lse,
     )
 
 
@@ -157,7 +179,8 @@ def test_large_scores_do_not_overflow_and_small_losses_keep_their_digits():
 
 def test_one_image_has_no_negatives():
     g, c = features(1, 3)
-    for critic in (None, critics.Bilinear(5, 5).double()):
+    bilinear = critics.Bilinear(5, 5).double()
+    for critic in (None, bilinear, WithoutLabels(bilinear)):
         loss, stats = losses.DIM("infonce", critic)(g, c, return_stats=True)
         assert loss == 0 and stats["mi"] == 0 and stats["n_negatives"] == 0
         assert torch.equal(torch.autograd.grad(loss, c)[0], torch.zeros_like(c))
@@ -170,7 +193,7 @@ def test_nan_stays_in_its_image():
     g, c = features(4, 2)
     with torch.no_grad():
         g[1] = math.nan
-    rows = DotLocalGlobalScores(g, c).log_partition()
+    rows = LocalGlobalScores(g, c).log_partition()
     assert rows[2:4].isnan().all() and rows[[0, 1, 4, 5, 6, 7]].isfinite().all()
 
 
@@ -189,8 +212,9 @@ def test_nothing_larger_than_the_locals_is_kept_and_images_are_the_queries(estim
 
 
 @ESTIMATORS
-def test_compile(estimator):
-    loss = losses.DIM(estimator)
+@pytest.mark.parametrize("critic", [None, PRODUCT])
+def test_compile(estimator, critic):
+    loss = losses.DIM(estimator, critic)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     g, c = features(5, 3)
     value, expected = compiled(g, c), loss(g, c)
@@ -211,7 +235,7 @@ BAD = {
     "critic width": (lambda: losses.DIM(critic=critics.Joint(5, 2, 3).double())(G, C), ValueError, "^y: .*width 2"),
     "no images": (lambda: losses.DIM("infonce")(G[:0], C[:0]), ValueError, "n = 0"),
     "no images, critic": (
-        lambda: losses.DIM("infonce", critics.Bilinear(5, 5))(G[:0], C[:0]),
+        lambda: losses.DIM("infonce", critics.Bilinear(5, 5).double())(G[:0], C[:0]),
         ValueError,
         "n = 0",
     ),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import bounds, validation
 from ..log_domain import softplus
-from ..scores import CriticLocalGlobalScores, DotLocalGlobalScores, LocalGlobalScores, Scores
+from ..scores import LocalGlobalScores, Scores
 from .base import logits_of, stats_of
 
 
@@ -21,12 +21,12 @@ class DIM(nn.Module):
         "infonce"            mean −log [e^p / (e^p + Σ_neg e^s)] = log K − infonce   eq. 5; positive in the denominator
         "donsker_varadhan"   −mean p + log mean_neg e^s                              eq. 2; positive not in the mean
 
-    Minimise. Nats. The score is the product <g, c>, not normalised and without a temperature, or that of `critic`, a
-    module critic(x, y, target) → Scores such as `critics.Joint`. mi of the stats is the bound of that name, for
+    Minimise. Nats. The score is the product <g, c>, not normalised and without a temperature, or that of `critic`, any
+    module of `mi_ext.critics`. mi of the stats is the bound of that name, for
     "jensen_shannon" `bounds.infonce` of the same scores; log_partition [B·L] counts positions fastest.
 
     forward(global_features [B, d], local_features [B, L, d] or a map [B, d, M, M]). One local an image makes in-batch
-    pairs, DIM(G). With the product nothing B×(B·L) is held; with a critic what it holds for B/2 images × B·L/2 locals.
+    pairs, DIM(G). With the product nothing B×(B·L) is held; with a critic, what that critic holds.
     """
 
     def __init__(self, estimator: str = "jensen_shannon", critic: Callable[..., Scores] | None = None):
@@ -36,7 +36,7 @@ class DIM(nn.Module):
         self.critic = critic
 
     def forward(self, global_features: Tensor, local_features: Tensor, *, return_stats: bool = False):
-        scores = self._scores(global_features, local_features)
+        scores = LocalGlobalScores(global_features, local_features, self.critic)
         if self.estimator == "infonce":
             loss = scores.cross_entropy()
         else:
@@ -45,11 +45,6 @@ class DIM(nn.Module):
             return loss
         uses_dv = self.estimator == "donsker_varadhan"
         return loss, stats_of(scores, bounds.donsker_varadhan if uses_dv else bounds.infonce)
-
-    def _scores(self, global_features: Tensor, local_features: Tensor) -> LocalGlobalScores:
-        if self.critic is None:
-            return DotLocalGlobalScores(global_features, local_features)
-        return CriticLocalGlobalScores(self.critic, global_features, local_features)
 
 
 class PriorMatching(nn.Module):

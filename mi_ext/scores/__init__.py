@@ -13,13 +13,11 @@ bits and float64 for float64 inputs. Everything is in nats.
 from .blocks import column_blocks
 from .dense import DenseScores
 from .dot import DotScores
-from .local_global import CriticLocalGlobalScores, DotLocalGlobalScores, LocalGlobalScores
+from .local_global import LocalGlobalScores
 from .source import Scores, SharedColumnScores
 
 __all__ = [
-    "CriticLocalGlobalScores",
     "DenseScores",
-    "DotLocalGlobalScores",
     "DotScores",
     "LocalGlobalScores",
     "Scores",

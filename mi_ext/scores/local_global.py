@@ -6,9 +6,10 @@ locals of all other images; the image's other locals are not among them.
     p_il = f(g_i, c_il)        lse_i = log Σ_{k ≠ i} Σ_l exp f(g_i, c_kl), the same for all L queries of image i
 """
 
+import inspect
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,11 +21,25 @@ from .source import Scores
 
 
 class LocalGlobalScores(Scores):
-    """What the sources below share: statistics over other images are computed once an image, not once a query."""
+    """Scores f(g, c), queries in the order of images, then positions; sums over other images are taken once an image.
 
-    def __init__(self, n_images: int, n_locals: int, dtype: torch.dtype):
-        super().__init__(n_images * n_locals, dtype)
-        self.n_images, self.n_locals = n_images, n_locals
+    global_features [B, d]; local_features [B, L, d] or a map [B, d, M, M], L = M². f is the product <g, c>: one walk
+    of B globals over B·L locals. Or `critic`, a module critic(x, y, target, labels) → Scores: one call of it, in which
+    labels leave the own image out, and B small ones for the positives. A critic without labels is called for the
+    2 (B − 1) rectangles of `_rectangles` instead. TypeError or ValueError by argument.
+    """
+
+    def __init__(self, global_features: Tensor, local_features: Tensor, critic: Callable[..., Scores] | None = None):
+        local_features = positions_as_rows(global_features, local_features)
+        self.n_images, self.n_locals, width = local_features.shape
+        if critic is None and width != global_features.shape[1]:
+            d = global_features.shape[1]
+            raise ValueError(f"local_features: expected the width of global_features, d = {d}, got {width}")
+        super().__init__(
+            self.n_images * self.n_locals, torch.promote_types(global_features.dtype, local_features.dtype)
+        )
+        self._globals, self._locals, self._critic = global_features, local_features, critic
+        self._parts = list(self._all_at_once() if _takes_labels(critic) else self._by_rectangles())
 
     @property
     def n_negatives(self) -> int:
@@ -39,11 +54,13 @@ class LocalGlobalScores(Scores):
         return math.log(self.negative_mass) if self.negative_mass > 0 else -math.inf
 
     def negative_softplus_sum(self) -> Tensor:
-        return (self.n_locals * self._others_softplus_sum()).to(self.dtype)
+        total = sum((part.softplus_sum() for part in self._parts), start=self._constant(0.0))
+        return (self.n_locals * total).to(self.dtype)
 
     def clipped_log_partition(self, tau: float) -> Tensor:
         with torch.no_grad():
-            return (math.log(self.n_locals) + self._others_clipped_log_partition(tau)).to(self.dtype)
+            parts = [self._constant(-math.inf), *(part.clipped_log_partition(tau) for part in self._parts)]
+            return (math.log(self.n_locals) + log_sum_exp(torch.stack(parts))).to(self.dtype)
 
     def _positive(self) -> Tensor:
         return self._keep("own", self._own_scores).flatten()
@@ -52,111 +69,82 @@ class LocalGlobalScores(Scores):
         lse = self._keep("lse", self._others_lse)
         return self._positive(), lse.repeat_interleave(self.n_locals), None
 
-    @abstractmethod
-    def _own_scores(self) -> Tensor:
-        """float64 [B, L]: p_il."""
-
-    @abstractmethod
     def _others_lse(self) -> Tensor:
         """float64 [B]: lse_i."""
-
-    @abstractmethod
-    def _others_softplus_sum(self) -> Tensor:
-        """Σ_i Σ_{k ≠ i} Σ_l softplus f(g_i, c_kl), in float64."""
-
-    @abstractmethod
-    def _others_clipped_log_partition(self, tau: float) -> Tensor:
-        """log Σ_i Σ_{k ≠ i} Σ_l exp clamp(f(g_i, c_kl), −τ, τ), in float64."""
-
-
-class DotLocalGlobalScores(LocalGlobalScores):
-    """f(g, c) = <g, c>: one walk of B globals over all B·L locals, own image left out by its label.
-
-    global_features [B, d]; local_features [B, L, d] or a map [B, d, M, M], L = M². TypeError or ValueError by argument.
-    """
-
-    def __init__(self, global_features: Tensor, local_features: Tensor):
-        local_features = positions_as_rows(global_features, local_features)
-        validation.same_width("local_features", local_features.flatten(0, 1), global_features)
-        n, n_locals, _ = local_features.shape
-        image = torch.arange(n, device=global_features.device)
-        labels = image, image.repeat_interleave(n_locals)
-        own_first = image * n_locals  # an own local, excluded as they all are
-        self._others = DotScores(global_features, local_features.flatten(0, 1), target=own_first, labels=labels)
-        super().__init__(n, n_locals, self._others.dtype)
-        self._features = global_features, local_features
-
-    def _own_scores(self) -> Tensor:
-        g, c = (t.double() for t in self._features)
-        return torch.bmm(c, g[:, :, None]).squeeze(2)
-
-    def _others_lse(self) -> Tensor:
-        return self._others.double().negative_lse
-
-    def _others_softplus_sum(self) -> Tensor:
-        return self._others.double().negative_softplus_sum()
-
-    def _others_clipped_log_partition(self, tau: float) -> Tensor:
-        return self._others.double().clipped_log_partition(tau)
+        none = self._constant(-math.inf).expand(1, self.n_images)
+        return log_sum_exp(torch.cat([none, *(part.lse(self.n_images) for part in self._parts)]))
 
     def _global_log_partition(self, a, b) -> Tensor:
+        """Without positives in it T needs the parts' own T only, which may come with its gradient."""
         if isinstance(a, Tensor) or a != -math.inf or isinstance(b, Tensor):
             return super()._global_log_partition(a, b)
-        return math.log(self.n_locals) + self._others.double().log_partition(a, b, reduction="lse")
-
-
-class CriticLocalGlobalScores(LocalGlobalScores):
-    """f = `critic(x, y, target)`, any module of `mi_ext.critics`, which need not know what to leave out.
-
-    The pairs of different images are 2 (B − 1) rectangles, halves against halves within halves: in each of them every
-    score is a negative. Arguments and errors as `DotLocalGlobalScores`; widths are for the critic to check.
-    """
-
-    def __init__(self, critic: Callable[..., Scores], global_features: Tensor, local_features: Tensor):
-        local_features = positions_as_rows(global_features, local_features)
-        n, n_locals, _ = local_features.shape
-
-        def score(rows: slice, images: slice) -> Scores:
-            x = global_features[rows]
-            first = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-            return critic(x, local_features[images].flatten(0, 1), first)
-
-        self._own = [score(slice(i, i + 1), slice(i, i + 1)) for i in range(n)]
-        self._rectangles = [(rows.start, score(rows, images)) for rows, images in _rectangles(0, n)]
-        parts = self._own + [scores for _, scores in self._rectangles]
-        super().__init__(n, n_locals, parts[0].dtype if parts else global_features.dtype)
+        parts = [self._constant(-math.inf), *(part.log_partition() for part in self._parts)]
+        return b + math.log(self.n_locals) + log_sum_exp(torch.stack(parts))
 
     def _own_scores(self) -> Tensor:
-        if not self._own:
-            return torch.empty(0, self.n_locals, dtype=torch.float64)
-        return torch.cat([scores.double().column_block(0, self.n_locals) for scores in self._own])
+        """float64 [B, L]: p_il."""
+        if self._critic is None:
+            return torch.bmm(self._locals.double(), self._globals.double()[:, :, None]).squeeze(2)
+        own = (self._score(slice(i, i + 1), slice(i, i + 1)) for i in range(self.n_images))
+        none = self._constant(0.0).expand(0, self.n_locals)
+        return torch.cat([none, *(scores.double().column_block(0, self.n_locals) for scores in own)])
 
-    def _others_lse(self) -> Tensor:
-        lse = torch.full((1, self.n_images), -math.inf, dtype=torch.float64)
-        return log_sum_exp(torch.cat([lse, *(self._in_place(*part) for part in self._rectangles)]))
+    def _all_at_once(self) -> Iterator["_Part"]:
+        image = torch.arange(self.n_images, device=self._globals.device)
+        own_first = image * self.n_locals  # the target, a local that its label leaves out anyway
+        labels = image, image.repeat_interleave(self.n_locals)
+        score = DotScores if self._critic is None else self._critic
+        yield _Part(0, score(self._globals, self._locals.flatten(0, 1), target=own_first, labels=labels), -math.inf)
 
-    def _in_place(self, start: int, scores: Scores) -> Tensor:
-        """[1, B]: a rectangle's log-partitions in its rows, −inf in the others."""
-        rows = scores.double().log_partition()
-        around = (start, self.n_images - start - len(rows))
+    def _by_rectangles(self) -> Iterator["_Part"]:
+        return (_Part(r.start, self._score(r, images), 0.0) for r, images in _rectangles(0, self.n_images))
+
+    def _score(self, rows: slice, images: slice) -> Scores:
+        """Of some globals with all locals of some images, the first of them in the place of the positive."""
+        x = self._globals[rows]
+        first = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return self._critic(x, self._locals[images].flatten(0, 1), target=first)
+
+    def _constant(self, value: float) -> Tensor:
+        return torch.full((), value, dtype=torch.float64, device=self._globals.device)
+
+
+class _Part(NamedTuple):
+    """Rows start … of the images, some of whose negatives are those of `scores`, and its positives where a = 0."""
+
+    start: int
+    scores: Scores
+    a: float
+
+    def lse(self, n_images: int) -> Tensor:
+        """[1, B]: log-sum-exps over this part's negatives, −inf in rows that it does not have."""
+        rows = self.scores.double().log_partition(self.a)
+        around = self.start, n_images - self.start - len(rows)
         return torch.nn.functional.pad(rows[None], around, value=-math.inf)
 
-    def _others_softplus_sum(self) -> Tensor:
-        sums = [s.negative_softplus_sum() + softplus(s.positive).sum() for s in self._doubles()]
-        return torch.stack(sums).sum() if sums else torch.zeros((), dtype=torch.float64)
+    def log_partition(self) -> Tensor:
+        return self.scores.double().log_partition(self.a, reduction="lse")
 
-    def _others_clipped_log_partition(self, tau: float) -> Tensor:
-        parts = [
-            log_add_exp(s.clipped_log_partition(tau), log_sum_exp(s.positive.clamp(-tau, tau))) for s in self._doubles()
-        ]
-        return log_sum_exp(torch.stack(parts)) if parts else torch.full((), -math.inf, dtype=torch.float64)
+    def softplus_sum(self) -> Tensor:
+        scores = self.scores.double()
+        negatives = scores.negative_softplus_sum()
+        return negatives + softplus(scores.positive).sum() if self.a == 0 else negatives
 
-    def _doubles(self) -> Iterator[Scores]:
-        return (scores.double() for _, scores in self._rectangles)
+    def clipped_log_partition(self, tau: float) -> Tensor:
+        scores = self.scores.double()
+        negatives = scores.clipped_log_partition(tau)
+        return log_add_exp(negatives, log_sum_exp(scores.positive.clamp(-tau, tau))) if self.a == 0 else negatives
+
+
+def _takes_labels(critic) -> bool:
+    if critic is None:
+        return True
+    parameters = inspect.signature(getattr(critic, "forward", critic)).parameters
+    return "labels" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _rectangles(start: int, stop: int) -> Iterator[tuple[slice, slice]]:
-    """(rows, images) that together hold each pair of different numbers in [start, stop) once."""
+    """(rows, images): halves against halves, within halves again; together each pair of different images once."""
     if stop - start < 2:
         return
     middle = (start + stop) // 2
