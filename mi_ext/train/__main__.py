@@ -2,12 +2,14 @@
 
 import typer
 
+from .dim import dim
 from .gaussians import gaussians
 from .mnist_halves import mnist_halves
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Reference experiments on mutual information.")
 app.command("gaussians")(gaussians)
 app.command("mnist_halves")(mnist_halves)
+app.command("dim")(dim)
 
 if __name__ == "__main__":
     app()
