@@ -72,18 +72,19 @@ class MutualInformationEstimator:
         progress: bool = False,
     ):
         self.objective = Objective(bound)
-        if bound.startswith("jensen_shannon"):
+        if self.objective.name == "jensen_shannon":
             raise ValueError(
                 "bound: jensen_shannon does not estimate mutual information; smile:5 trains by it and does"
             )
         if not isinstance(critic, nn.Module):
             validation.one_of("critic", critic, ("separable", "joint"))
-        for name, value in {"batch": batch, "candidates": candidates or 2}.items():
-            if value < 2:
-                raise ValueError(f"{name}: expected at least 2 pairs, got {value}")
+        least = {"batch": (batch, 2), "candidates": (2 * GROUPS if candidates is None else candidates, 2 * GROUPS)}
+        for name, (value, smallest) in least.items():
+            if value < smallest:
+                raise ValueError(f"{name}: expected at least {smallest} pairs, got {value}")
         if not 0 < holdout < 1:
             raise ValueError(f"holdout: expected a fraction of the pairs in (0, 1), got {holdout}")
-        self.bound, self.critic, self.batch, self.steps, self.lr = bound.strip(), critic, batch, steps, lr
+        self.bound, self.critic, self.batch, self.steps, self.lr = self.objective.name, critic, batch, steps, lr
         self.holdout, self.standardize, self.seed, self.progress = holdout, standardize, seed, progress
         self.candidates = candidates or (512 if critic == "joint" else 8192)
         self._fitted: _Fitted | None = None

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from score_matrices import close
+from score_matrices import close, dense, dot, matrix, parts
 
-from mi_ext import DenseScores, bounds
+from mi_ext import DenseScores, DotScores, bounds
 
 INF = math.inf
 OMEGA = {"ridge": 0.3, "epsilon": 0.2, "fisher": 0.5, "sobolev": 0.7}
@@ -129,6 +129,53 @@ def test_results_are_at_least_float32():
 def test_large_scores_do_not_overflow():
     phi, w = torch.full((3, 1), 1e4, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     close(bounds.eta_dv_convex(phi, phi, w, 1e4), 0.0)
+
+
+# Given a third variable ----------------------------------------------------------------------------------------------
+
+
+def by_row(s, negative, eta):
+    rows = [s[i, i] - (s[i, negative[i]] - eta[i]).exp().mean() - eta[i] + 1 for i in range(len(s))]
+    return sum(rows) / len(rows)
+
+
+@pytest.mark.parametrize("source", [dense, dot, "labels"])
+def test_conditional_eta_dv_has_an_eta_for_each_query(source):
+    s, eta = matrix(5).requires_grad_(), torch.linspace(-1, 1, 5, dtype=torch.float64).requires_grad_()
+    negative = ~torch.eye(5, dtype=torch.bool)
+    if source == "labels":  # the same label: another z, not drawn from p(y | z)
+        row, column = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([1, 1, 0, 5, 0])
+        scores = DotScores(s, torch.eye(5, dtype=torch.float64), labels=(row, column))
+        negative = negative & (row[:, None] != column)
+    else:
+        scores = source(s)
+    value, expected = bounds.conditional_eta_dv(scores, eta), by_row(s, negative, eta)
+    close(value, expected)
+    for ours, truth in zip(*(torch.autograd.grad(t, (s, eta)) for t in (value, expected)), strict=True):
+        close(ours, truth)
+
+
+def test_conditional_eta_dv_with_one_eta_is_eta_dv_and_best_at_the_means_of_the_rows():
+    s = matrix(6)
+    close(bounds.conditional_eta_dv(dense(s), torch.full((6,), 0.3)), bounds.eta_dv(dense(s), 0.3), 1e-7)
+    p, negatives = parts(s)
+    best = negatives.exp().mean(1).log().requires_grad_()
+    value = bounds.conditional_eta_dv(dense(s), best)
+    close(value, (p - best).mean())
+    close(torch.autograd.grad(value, best)[0], torch.zeros(6))
+
+
+def test_conditional_eta_dv_names_what_is_wrong():
+    scores = dense(matrix(3))
+    with pytest.raises(ValueError, match=r"^eta: .*\(3,\).*float"):
+        bounds.conditional_eta_dv(scores, 0.5)
+    with pytest.raises(ValueError, match="^scores: .*0 negatives"):
+        bounds.conditional_eta_dv(dense(matrix(1)), torch.zeros(1))
+    x = torch.randn(3, 2)
+    with pytest.raises(ValueError, match="^scores: .*candidate_log_weight"):
+        bounds.conditional_eta_dv(DotScores(x, x, candidate_log_weight=torch.zeros(3)), torch.zeros(3))
+    with pytest.raises(ValueError, match="n = 0"):
+        bounds.conditional_eta_dv(DenseScores(torch.empty(0, 4)), torch.zeros(0))
 
 
 # The Sobolev penalty of any critic ------------------------------------------------------------------------------------

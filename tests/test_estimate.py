@@ -150,7 +150,11 @@ BAD = {
     "jensen_shannon": (lambda: MutualInformationEstimator("jensen_shannon"), ValueError, "^bound: .*smile"),
     "critic": (lambda: MutualInformationEstimator(critic="mlp"), ValueError, "^critic: .*'separable'"),
     "batch": (lambda: MutualInformationEstimator(batch=1), ValueError, "^batch: .*got 1"),
-    "candidates": (lambda: MutualInformationEstimator(candidates=1), ValueError, "^candidates: .*got 1"),
+    "candidates": (
+        lambda: MutualInformationEstimator(candidates=1),
+        ValueError,
+        "^candidates: .*at least 20 pairs, got 1",
+    ),
     "holdout": (lambda: MutualInformationEstimator(holdout=1.0), ValueError, "^holdout: "),
     "rows": (lambda: FITTED.fit(X, Y[:50]), ValueError, "^y: .*200.*50"),
     "few": (lambda: FITTED.fit(X[:60], Y[:60]), ValueError, "^x: .*at least 134 pairs.*60"),

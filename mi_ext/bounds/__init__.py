@@ -15,7 +15,7 @@ Every function raises ValueError for n = 0 queries, and those with a mean over n
 """
 
 from .contrastive import alpha_cpc, alpha_schedule, infonce, ml_cpc, ml_cpc_min_alpha
-from .eta import eta_dv_convex, sobolev_penalty
+from .eta import conditional_eta_dv, eta_dv_convex, sobolev_penalty
 from .variational import (
     DonskerVaradhanEMA,
     donsker_varadhan,
@@ -32,6 +32,7 @@ __all__ = [
     "DonskerVaradhanEMA",
     "alpha_cpc",
     "alpha_schedule",
+    "conditional_eta_dv",
     "donsker_varadhan",
     "eta_dv",
     "eta_dv_convex",

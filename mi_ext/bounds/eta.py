@@ -1,4 +1,4 @@
-"""η-DV of a critic that is linear in its weights: a concave problem, with the regularisers of [ETA]."""
+"""η-DV given a third variable, and of a critic that is linear in its weights, with the regularisers of [ETA]."""
 
 import math
 
@@ -7,6 +7,30 @@ from torch import Tensor
 
 from .. import validation
 from ..log_domain import log_sum_exp
+from ..preconditions import mean
+from ..scores import Scores
+
+
+def conditional_eta_dv(scores: Scores, eta: Tensor) -> Tensor:
+    r"""η-DV of I(x; y | z): mean_i [p_i − exp(negative_lse_i − log N_i − η_i) − η_i + 1]; [ETA] eq. 28.
+
+    Query i is (x_i, z_i) with a positive y_i and N_i negatives drawn from p(y | z_i): `GatheredScores` of negatives of
+    their own, or labels that leave out candidates of another z. eta [n] = η(z_i), differentiable. Nats, to maximise;
+    over η it is best at η_i = log mean_neg e^s of row i. ValueError for another shape of eta, a query without
+    negatives, candidate_log_weight.
+    """
+    s, n = scores.double(), scores.n_queries
+    if not isinstance(eta, Tensor) or eta.shape != (n,):
+        raise ValueError(f"eta: expected one η(z_i) a query, shape ({n},), got {validation.describe(eta)}")
+    exclusions = getattr(scores, "exclusions", None)
+    if exclusions is not None and exclusions.candidate_log_weight is not None:
+        raise ValueError("scores: conditional_eta_dv takes no candidate_log_weight")
+    counts = torch.as_tensor(s.n_negatives, device=eta.device)
+    if validation.readable(counts) and n > 0 and not bool((counts > 0).all()):
+        raise ValueError("scores: a query's mean over 0 negatives is undefined; pass more candidates or exclude fewer")
+    eta = eta.double()
+    terms = s.positive - (s.negative_lse - counts.double().log() - eta).exp() - eta + 1
+    return mean(terms).to(scores.dtype)
 
 
 def eta_dv_convex(

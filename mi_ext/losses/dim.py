@@ -21,12 +21,13 @@ class DIM(nn.Module):
         "infonce"            mean −log [e^p / (e^p + Σ_neg e^s)] = log K − infonce   eq. 5; positive in the denominator
         "donsker_varadhan"   −mean p + log mean_neg e^s                              eq. 2; positive not in the mean
 
-    Minimise. Nats. The score is the product <g, c>, not normalised and without a temperature, or that of `critic`, any
-    module of `mi_ext.critics`. mi of the stats is the bound of that name, for
-    "jensen_shannon" `bounds.infonce` of the same scores; log_partition [B·L] counts positions fastest.
+    Minimise. Nats. Does not normalise: the score is the product <g, c> without a temperature, or that of `critic`, any
+    module of `mi_ext.critics`. mi of the stats is the bound of that name, for "jensen_shannon" `bounds.infonce` of the
+    same scores; log_partition [B·L] counts positions fastest.
 
     forward(global_features [B, d], local_features [B, L, d] or a map [B, d, M, M]). One local an image makes in-batch
-    pairs, DIM(G). With the product nothing B×(B·L) is held; with a critic, what that critic holds.
+    pairs, DIM(G). With the product nothing B×(B·L) is held; with a critic, what that critic holds. Errors are those of
+    `LocalGlobalScores`; one image alone has no negatives, a ValueError except for "infonce", which is 0.
     """
 
     def __init__(self, estimator: str = "jensen_shannon", critic: Callable[..., Scores] | None = None):

@@ -40,7 +40,13 @@ class DeepInfoMax(nn.Module):
             *_halve(1, CHANNELS // 2),
             *_halve(CHANNELS // 2, CHANNELS),
         )
-        self.code = nn.Sequential(nn.Flatten(), mlp(CHANNELS * MAP * MAP, HIDDEN, CODE))
+        self.code = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(CHANNELS * MAP * MAP, HIDDEN),
+            nn.BatchNorm1d(HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, CODE),
+        )
         self.embed_code = mlp(CODE, EMBEDDING, EMBEDDING)
         self.embed_local = nn.Sequential(
             nn.Conv2d(CHANNELS, EMBEDDING, 1), nn.ReLU(), nn.Conv2d(EMBEDDING, EMBEDDING, 1)
@@ -76,7 +82,7 @@ def dim(
     bound: Annotated[
         str, typer.Option(help="Bound to maximise: infonce, jensen_shannon, donsker_varadhan, smile:5.")
     ] = ("infonce"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the 4000 training images.")] = 40,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the 4000 training images.")] = 10,
     batch: Annotated[int, typer.Option(min=2, max=TEST_IMAGES, help="Images in a batch, with 49 places each.")] = 64,
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of the split, the initialisation and the batches.")] = 0,
