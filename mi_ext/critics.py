@@ -70,3 +70,9 @@ class Joint(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> JointScores:
         return JointScores(x, y, self, target, **options)
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths, input first, with relu between them: an encoder for `Separable`."""
+    layers = [part for pair in zip(widths[:-1], widths[1:], strict=True) for part in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])

@@ -95,7 +95,7 @@ def normal(*shape, seed=0):
 
 
 def from_scores(s, dtype):
-    """One hidden layer with the scores s_ij = relu(s_ij + C) − C: large negative entries of b turn all other units off."""
+    """One hidden layer whose scores are s_ij = relu(s_ij + C) − C: large negative entries of b turn other units off."""
     n, m = s.shape
     high = s.abs().max() + 1
     a = torch.cat([s + high, torch.full((n, 1), high.item(), dtype=s.dtype)], 1)

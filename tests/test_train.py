@@ -8,9 +8,9 @@ import torch
 from typer.testing import CliRunner
 
 from mi_ext import DenseScores, bounds
-from mi_ext.train import gaussians, mnist_halves
+from mi_ext.objective import Objective
+from mi_ext.train import dim, gaussians, mnist, mnist_halves
 from mi_ext.train.__main__ import app
-from mi_ext.train.objective import Objective
 from mi_ext.train.record import Record
 
 PNG = b"\x89PNG"
@@ -137,12 +137,12 @@ def test_gaussians_repeat_with_their_seed(tmp_path):
 
 
 def test_split_is_stratified_fixed_by_the_seed_and_disjoint():
-    train, test = mnist_halves.load(0)
+    train, test = mnist.load(0)
     assert train.images.shape == (4000, 784) and test.images.shape == (1000, 784)
     assert train.labels.bincount().tolist() == [400] * 10 and test.labels.bincount().tolist() == [100] * 10
     assert train.images.min() == 0 and train.images.max() == 1
-    assert torch.equal(mnist_halves.load(0)[1].images, test.images)
-    assert not torch.equal(mnist_halves.load(1)[1].images, test.images)
+    assert torch.equal(mnist.load(0)[1].images, test.images)
+    assert not torch.equal(mnist.load(1)[1].images, test.images)
     assert torch.cat([train.images, test.images]).unique(dim=0).shape[0] == 5000
 
 
@@ -167,12 +167,12 @@ def test_linear_accuracy_separates_what_is_separable():
     torch.manual_seed(0)
     labels = torch.arange(90) % 3
     features = torch.nn.functional.one_hot(labels).float() + 0.1 * torch.randn(90, 3)
-    assert mnist_halves.linear_accuracy(features[:60], labels[:60], features[60:], labels[60:]) == 1.0
+    assert mnist.linear_accuracy(features[:60], labels[:60], features[60:], labels[60:]) == 1.0
 
 
 def test_mnist_halves_learn_something(tmp_path, monkeypatch):
-    full_train, full_test = mnist_halves.load(0)
-    small = tuple(mnist_halves.Split(s.images[:n], s.labels[:n]) for s, n in ((full_train, 512), (full_test, 160)))
+    full_train, full_test = mnist.load(0)
+    small = tuple(mnist.Split(s.images[:n], s.labels[:n]) for s, n in ((full_train, 512), (full_test, 160)))
     monkeypatch.setattr(mnist_halves, "load", lambda seed: small)
     result = run("mnist_halves", "--epochs", 12, "--batch", 64, "--critic", "separable", "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -185,8 +185,45 @@ def test_mnist_halves_learn_something(tmp_path, monkeypatch):
     assert "test accuracy on the top half" in result.output and "cap 4.16" in result.output
 
 
+# Deep InfoMax
+
+
+def test_deep_info_max_scores_codes_with_places():
+    """The positives of image i are its own places; the code does not depend on the other images."""
+    torch.manual_seed(0)
+    model, images = dim.DeepInfoMax().eval(), torch.rand(3, 784)
+    scores = model(images)
+    assert scores.n_queries == 3 * 49 and scores.n_negatives == 2 * 49
+    local = model.local(images)
+    code, places = model.embed_code(model.code(local)), model.embed_local(local).flatten(2)
+    torch.testing.assert_close(scores.positive, torch.einsum("bd,bdl->bl", code, places).flatten())
+    torch.testing.assert_close(model.representation(images)[1:2], model.representation(images[1:2]))
+    assert model.representation(images).shape == (3, 64)
+
+
+def test_deep_info_max_learns_something(tmp_path, monkeypatch, one_thread):
+    full_train, full_test = mnist.load(0)
+    small = tuple(mnist.Split(s.images[:n], s.labels[:n]) for s, n in ((full_train, 384), (full_test, 96)))
+    monkeypatch.setattr(dim, "load", lambda seed: small)
+    result = run("dim", "--epochs", 3, "--batch", 16, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    summary, lines = read_summary(tmp_path), read_lines(tmp_path)
+    assert (tmp_path / "dim.png").read_bytes().startswith(PNG)
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert summary["cap"] == pytest.approx(math.log(15 * 49 + 1))
+    assert 0.1 < summary["test_estimate"] <= summary["cap"]
+    assert all(0.3 < accuracy <= 1 for accuracy in summary["accuracy"].values())
+    assert "test accuracy on the digit" in result.output and "cap 6.60" in result.output
+
+
 @pytest.mark.parametrize(
-    "arguments", [("gaussians", "--bounds", "infonce,cpc"), ("mnist_halves", "--bound", "ml_cpc"), ("nothing",)]
+    "arguments",
+    [
+        ("gaussians", "--bounds", "infonce,cpc"),
+        ("mnist_halves", "--bound", "ml_cpc"),
+        ("dim", "--bound", "x"),
+        ("nothing",),
+    ],
 )
 def test_the_command_line_rejects_what_it_does_not_know(arguments, tmp_path):
     options = () if arguments == ("nothing",) else ("--out", tmp_path / "out")

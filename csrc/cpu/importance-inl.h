@@ -59,7 +59,7 @@ MI_NOINLINE void importance_sum_tile(const ScorePairs<T>& scores, const RowSums<
   int partition = 0;
   for (auto* s : {&first, &second, &joint}) {
     scores.log_weights.apply(*s, j, lane);
-    exponentiate_rows(*s, sums[partition++], Referenced<T>{}, lane, static_cast<T*>(nullptr));
+    exponentiate_rows<false>(*s, sums[partition++], Referenced<T>{}, lane, static_cast<T*>(nullptr));
   }
 }
 

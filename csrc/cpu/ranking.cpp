@@ -83,7 +83,7 @@ MI_NOINLINE void ranking_tile(const RankingScores<T>& from, const RankingSums<T>
     before[i] = sums.weights.reference[lane + i], sum_before[i] = sums.weights.sum[lane + i];
     total_before[i] = sums.weights.total[lane + i];
   }
-  exponentiate_rows(s, sums.weights, Referenced<T>{}, lane, exponentials);
+  exponentiate_rows<true>(s, sums.weights, Referenced<T>{}, lane, exponentials);
   move_moments(sums, lane, lanes, before, sum_before, total_before);
   const Vec<T> lowest = broadcast(T(-4) * std::numeric_limits<T>::max_exponent);  // where E is 0: no 0 * inf
   for (int v = 0; v < kVectors; v++) {

@@ -17,6 +17,7 @@ Every function raises ValueError for n = 0 queries, and those with a mean over n
 from .conditional import conditional_infonce, sir_infonce, variational_infonce
 from .contrastive import alpha_cpc, alpha_schedule, infonce, ml_cpc, ml_cpc_min_alpha
 from .decomposed import chained_infonce, decomposed_infonce, importance_infonce
+from .eta import eta_dv_convex, sobolev_penalty
 from .variational import (
     DonskerVaradhanEMA,
     conditional_eta_dv,
@@ -40,6 +41,7 @@ __all__ = [
     "decomposed_infonce",
     "donsker_varadhan",
     "eta_dv",
+    "eta_dv_convex",
     "f_mine",
     "importance_infonce",
     "infonce",
@@ -50,6 +52,7 @@ __all__ = [
     "nwj",
     "sir_infonce",
     "smile",
+    "sobolev_penalty",
     "tuba",
     "variational_infonce",
 ]

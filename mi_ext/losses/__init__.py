@@ -16,9 +16,27 @@ Errors are those of `DotScores`: TypeError or ValueError naming the argument; a 
 
 from .base import ContrastiveLoss
 from .crd import CRD
+from .dependency import NeuralDependency, shuffle_dimensions
+from .dim import DIM, PriorMatching
 from .in_batch import CLIP, DCL, InfoNCE, NTXent, SigLIP
 from .k_pair import KPair
 from .queue import MLCPC, MoCo
 from .supervised import SupCon
 
-__all__ = ["CLIP", "CRD", "DCL", "ContrastiveLoss", "InfoNCE", "KPair", "MLCPC", "MoCo", "NTXent", "SigLIP", "SupCon"]
+__all__ = [
+    "CLIP",
+    "CRD",
+    "DCL",
+    "DIM",
+    "ContrastiveLoss",
+    "InfoNCE",
+    "KPair",
+    "MLCPC",
+    "MoCo",
+    "NTXent",
+    "NeuralDependency",
+    "PriorMatching",
+    "SigLIP",
+    "SupCon",
+    "shuffle_dimensions",
+]

@@ -51,3 +51,12 @@ def same_shape(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
 
 def log_or_minus_infinity(value: int) -> float:
     return math.log(value) if value > 0 else -math.inf
+
+
+def logits_of(discriminator: nn.Module, z: Tensor) -> Tensor:
+    """[n], at least float32: a discriminator's one value for each row of z, which it may give as [n, 1]."""
+    logits = discriminator(z)
+    if logits.shape not in ((len(z),), (len(z), 1)):
+        expected = f"one value a row, shape ({len(z)},) or ({len(z)}, 1)"
+        raise ValueError(f"discriminator: expected {expected}, got {tuple(logits.shape)}")
+    return logits.flatten().to(torch.promote_types(logits.dtype, torch.float32))

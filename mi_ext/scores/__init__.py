@@ -15,6 +15,7 @@ from .dense import DenseScores
 from .dot import DotScores
 from .gathered import GatheredScores
 from .joint import JointScores
+from .local_global import LocalGlobalScores
 from .pairs import added, importance_cross_entropy_sum
 from .source import Scores, SharedColumnScores
 
@@ -23,6 +24,7 @@ __all__ = [
     "DotScores",
     "GatheredScores",
     "JointScores",
+    "LocalGlobalScores",
     "Scores",
     "SharedColumnScores",
     "added",

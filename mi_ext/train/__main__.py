@@ -2,6 +2,7 @@
 
 import typer
 
+from .dim import dim
 from .gaussians import gaussians
 from .mnist_halves import mnist_halves
 from .three_gaussians import three_gaussians
@@ -10,6 +11,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Reference ex
 app.command("gaussians")(gaussians)
 app.command("mnist_halves")(mnist_halves)
 app.command("three_gaussians")(three_gaussians)
+app.command("dim")(dim)
 
 if __name__ == "__main__":
     app()

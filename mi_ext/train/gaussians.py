@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import critics
-from .objective import Objective
+from ..objective import Objective
 from .record import ESTIMATE, INK, STYLE, Record, draw_cap
 
 DIMENSION = 20
@@ -54,12 +54,7 @@ def build_critic(kind: Critic) -> nn.Module:
     """Two hidden layers of 256: on [x; y], or on x and on y with embeddings of 32 whose product is the score."""
     if kind is Critic.joint:
         return critics.Joint(DIMENSION, DIMENSION, HIDDEN, layers=2)
-    return critics.Separable(*(_mlp(DIMENSION, HIDDEN, HIDDEN, EMBEDDING) for _ in range(2)))
-
-
-def _mlp(*widths: int) -> nn.Sequential:
-    layers = [part for pair in zip(widths[:-1], widths[1:], strict=True) for part in (nn.Linear(*pair), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
+    return critics.Separable(*(critics.mlp(DIMENSION, HIDDEN, HIDDEN, EMBEDDING) for _ in range(2)))
 
 
 def climb(objective: Objective, critic: nn.Module, steps: int, batch: int, lr: float, record: Record) -> list[dict]:

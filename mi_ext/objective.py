@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .. import bounds
-from ..scores import Scores
+from . import bounds
+from .scores import Scores
 
 
 class _Bound(NamedTuple):

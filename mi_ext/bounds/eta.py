@@ -1,0 +1,101 @@
+"""η-DV of a critic that is linear in its weights, with the regularisers of [ETA]."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import validation
+from ..log_domain import log_sum_exp
+
+
+def eta_dv_convex(
+    phi_joint: Tensor,
+    phi_marginal: Tensor,
+    w: Tensor,
+    eta: float | Tensor,
+    ridge: float = 0.0,
+    epsilon: float = 0.0,
+    *,
+    fisher: float = 0.0,
+    sobolev: float = 0.0,
+    phi_gradient: Tensor | None = None,
+) -> Tensor:
+    r"""η-DV of the critic f = <w, Φ> less its regularisers Ω; concave in (w, η) together: [ETA] eqs. 10–17, 23, 24.
+
+        mean_joint f − e^{−η} mean_marginal e^f − η + 1 − Ω
+        Ω = ridge/2 ‖w‖² + epsilon e^{−η} + fisher/2 E f² + sobolev/2 E ‖∇f‖²
+
+    phi_joint [n, h], phi_marginal [k, h]: features Φ of pairs from the joint and from the product of the marginals;
+    w [h]; eta: a float or a 0-dim tensor. `epsilon` bounds the best η from below. E f² is ½ (mean_joint f² +
+    mean_marginal f²). phi_gradient [g, h, p]: the gradients of all h features at g pairs of p numbers, the samples of
+    the measure over which E ‖∇f‖² = mean ‖wᵀ ∇Φ‖² is taken, for example
+    torch.func.vmap(torch.func.jacrev(features))(pairs). For a critic that is not linear subtract `sobolev_penalty`.
+
+    Nats, to maximise over w and η. Best is η = log(epsilon + mean_marginal e^f), with the value mean_joint f − η less
+    the other regularisers: `donsker_varadhan` if there are none. Differentiable twice. TypeError or ValueError by
+    argument; among them no pairs, a negative coefficient, and sobolev > 0 without phi_gradient.
+    """
+    _check_features(phi_joint, phi_marginal, w)
+    validation.scalar("eta", eta)
+    for name, value in {"ridge": ridge, "epsilon": epsilon, "fisher": fisher, "sobolev": sobolev}.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}: expected a finite number ≥ 0, where the problem is concave, got {value}")
+    weights = w.double()
+    joint, marginal = phi_joint.double() @ weights, phi_marginal.double() @ weights
+    eta = torch.as_tensor(eta, dtype=torch.float64, device=w.device)
+    log_mean = log_sum_exp(marginal) - math.log(len(marginal))
+    value = joint.mean() - (log_mean - eta).exp() - eta + 1
+    omega = ridge / 2 * weights.square().sum() + epsilon * (-eta).exp()
+    if fisher > 0:
+        omega = omega + fisher / 4 * (joint.square().mean() + marginal.square().mean())
+    if sobolev > 0:
+        _check_gradient(phi_gradient, w)
+        omega = omega + sobolev / 2 * torch.einsum("ghp,h->gp", phi_gradient.double(), weights).square().sum(1).mean()
+    wide = torch.promote_types(w.dtype, torch.float32)
+    return (value - omega).to(torch.promote_types(phi_joint.dtype, wide))
+
+
+def sobolev_penalty(critic, *pairs: Tensor) -> Tensor:
+    r"""½ mean_i ‖∇f(z_i)‖², the Sobolev regulariser of any critic, to subtract from a bound; [ETA] eqs. 23, 24.
+
+    critic(*pairs) gives f, [n] or [n, 1], f_i of row i of each tensor of `pairs` [n, …] alone (a layer such as batch
+    normalisation, which mixes rows, would give a wrong gradient); the norm is over all of them. Where gradients are
+    recorded the result is differentiable again, in the critic's parameters and in `pairs`. ValueError for n = 0 or
+    another number of values.
+    """
+    create_graph = torch.is_grad_enabled()
+    n = len(pairs[0])
+    if n == 0:
+        raise ValueError("pairs: the mean over n = 0 pairs is undefined; pass at least one pair")
+    with torch.enable_grad():
+        inputs = [z if z.requires_grad else z.detach().requires_grad_() for z in pairs]
+        values = critic(*inputs)
+        if values.numel() != n:
+            raise ValueError(f"critic: expected one value a pair, shape ({n},), got {tuple(values.shape)}")
+        gradients = torch.autograd.grad(
+            values.sum(), inputs, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
+    return sum(g.square().sum() for g in gradients) / (2 * n)
+
+
+def _check_features(phi_joint: Tensor, phi_marginal: Tensor, w: Tensor) -> None:
+    for name, phi, shape in (("phi_joint", phi_joint, "[n, h]"), ("phi_marginal", phi_marginal, "[k, h]")):
+        validation.floating_matrix(name, phi, shape)
+        if len(phi) == 0:
+            raise ValueError(f"{name}: the mean over 0 pairs is undefined; pass at least one pair")
+    h = phi_joint.shape[1]
+    if phi_marginal.shape[1] != h:
+        raise ValueError(f"phi_marginal: expected the {h} features of phi_joint, got shape {tuple(phi_marginal.shape)}")
+    if not isinstance(w, Tensor) or w.shape != (h,):
+        raise ValueError(f"w: expected one weight a feature, shape ({h},), got {validation.describe(w)}")
+
+
+def _check_gradient(phi_gradient: Tensor | None, w: Tensor) -> None:
+    if not isinstance(phi_gradient, Tensor) or phi_gradient.dim() != 3 or phi_gradient.shape[1] != len(w):
+        raise ValueError(
+            f"phi_gradient: sobolev > 0 needs the gradients of the features, shape [g, {len(w)}, p], got "
+            f"{validation.describe(phi_gradient)}"
+        )
+    if len(phi_gradient) == 0:
+        raise ValueError("phi_gradient: the mean over 0 pairs is undefined; pass at least one pair")
