@@ -210,7 +210,7 @@ GATHERED = st.builds(
 
 
 @one_thread
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(p=GATHERED, seed=st.integers(0, 99))
 @EVERY_CALL
 def test_what_the_order_of_negatives_and_of_bank_rows_changes(call, p, seed):
@@ -227,7 +227,7 @@ def test_what_the_order_of_negatives_and_of_bank_rows_changes(call, p, seed):
 
 
 @one_thread
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(p=GATHERED, cut=st.integers(0, 90))
 def test_halves_make_the_whole(p, cut):
     whole = ops.gathered_negative_lse(p.x, p.y, p.index, p.scale)

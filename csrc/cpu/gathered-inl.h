@@ -11,12 +11,10 @@ namespace MI_ISA {
 
 constexpr int64_t kBlockOfNegatives = 256;  // sums over a block are short, sums over blocks few
 
-// The negatives of query i: row `at(k)` of `rows` for k < m.
+// The negatives of query i: row index[k] of `rows` for k < m; index null: row k.
 struct NegativesOfQuery {
   Features rows;
   const int64_t* index;
-
-  int64_t at(int64_t k) const { return index ? index[k] : k; }
 };
 MI_INLINE NegativesOfQuery negatives_of(const GatheredProblem& p, int64_t i) {
   if (p.index) return {p.candidates, p.index + i * p.m()};
@@ -176,8 +174,7 @@ struct QueryWalk {
     for (int64_t first = part.first; first < part.last; first += kBlockOfNegatives) {
       const int64_t last = smaller(first + kBlockOfNegatives, part.last);
       for (int64_t k = first; k < last; k += kGroup) {
-        const RowGroup<T>& group =
-            slot.negatives.read(negatives.rows, k, part.last, [&](int64_t at) { return negatives.at(at); });
+        const RowGroup<T>& group = slot.negatives.read(negatives.rows, negatives.index, k, part.last);
         if (with_products) {
           scores_of.template of<kStep / 2>(x, group, width, s);
           weights.weigh(s);

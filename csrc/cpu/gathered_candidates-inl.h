@@ -144,7 +144,7 @@ struct CandidateWalk {
   void add_block(Slot& slot, const T* y, int64_t first, int64_t last) {
     T weight[kGroup];
     for (int64_t k = first; k < last; k += kGroup) {
-      const RowGroup<T>& group = slot.queries.read(p.queries, k, last, [&](int64_t at) { return query[at]; });
+      const RowGroup<T>& group = slot.queries.read(p.queries, query, k, last);
       scores_of.template of<kStep / 2>(y, group, width, weight);
       weights.weigh(weight, group.count, [&](int64_t r) { return query[k + r]; });
       add_weighted_rows(weight, group, width, slot.sum.block);
@@ -158,7 +158,7 @@ struct CandidateWalk {
       const NegativesOfQuery negatives = negatives_of(p, i);
       const T* x = slot.queries.read_one(p.queries, i);
       for (int64_t k = 0; k < p.m(); k += kGroup) {
-        const RowGroup<T>& group = slot.candidates.read(negatives.rows, k, p.m(), [](int64_t at) { return at; });
+        const RowGroup<T>& group = slot.candidates.read(negatives.rows, negatives.index, k, p.m());
         scores_of.template of<kStep>(x, group, width, weight);
         weights.weigh(weight, group.count, [&](int64_t) { return i; });
         for (int64_t r = 0; r < group.count; r++) {

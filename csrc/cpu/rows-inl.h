@@ -14,26 +14,28 @@ constexpr int64_t kTogether = kLanes<T> > kStep ? kLanes<T> : kStep;  // rows wi
 
 MI_INLINE int64_t size_of(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2; }
 
-// Lanes 0, 2, 4, ... (odd = 0) or 1, 3, 5, ... (odd = 1) of a and then of b.
-template <class T, int... kLane>
-MI_INLINE Vec<T> every_other(Vec<T> a, Vec<T> b, std::integer_sequence<int, kLane...>, auto odd) {
+// Lane j: v's lane j ^ h.
+template <class T, int h, int... kLane>
+MI_INLINE Vec<T> exchanged(Vec<T> v, std::integer_sequence<int, kLane...>) {
 #if defined(__clang__)
-  return __builtin_shufflevector(a, b, (2 * kLane + odd())...);
+  return __builtin_shufflevector(v, v, (kLane ^ h)...);
 #else
-  return __builtin_shuffle(a, b, Vec<IntOf<T>>{(2 * kLane + odd())...});
+  return __builtin_shuffle(v, Vec<IntOf<T>>{(kLane ^ h)...});
 #endif
 }
+template <class T, int h, int... kLane>
+MI_INLINE Vec<IntOf<T>> has_bit(std::integer_sequence<int, kLane...>) {
+  return Vec<IntOf<T>>{(kLane & h ? -1 : 0)...};
+}
 
-// Lane r: the sum of the lanes of v[r], by sums of neighbours.
-template <class T, int kRows = kLanes<T>>
-MI_INLINE Vec<T> sums_of_lanes(const Vec<T>* v) {
-  if constexpr (kRows == 1) {
-    return v[0];
-  } else {
-    const Vec<T> a = sums_of_lanes<T, kRows / 2>(v), b = sums_of_lanes<T, kRows / 2>(v + kRows / 2);
-    constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>{};
-    return every_other<T>(a, b, lanes, Constant<0>{}) + every_other<T>(a, b, lanes, Constant<1>{});
-  }
+// v[0], lane r: the sum of the lanes of v[r]. Halves of two rows are joined and added until each row is a lane.
+template <class T, int h = kLanes<T> / 2>
+MI_INLINE void sum_lanes(Vec<T>* v) {
+  constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>{};
+  const Vec<IntOf<T>> upper = has_bit<T, h>(lanes);
+#pragma GCC unroll 8
+  for (int r = 0; r < h; r++) v[r] = (upper ? v[r + h] : v[r]) + exchanged<T, h>(upper ? v[r] : v[r + h], lanes);
+  if constexpr (h > 1) sum_lanes<T, h / 2>(v);
 }
 
 // A group of rows in the compute type, and those that will be needed soon, wherever they lie.
@@ -69,7 +71,10 @@ MI_NOINLINE void group_products(const T* u, const RowGroup<T>& group, int64_t wi
       group.template fetch<kTogether<T>, 0, kFetched>(first, k);
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < kTogether<T>; r += kLanes<T>) store(out + first + r, sums_of_lanes<T>(sum + r));
+    for (int r = 0; r < kTogether<T>; r += kLanes<T>) {
+      sum_lanes<T>(sum + r);
+      store(out + first + r, sum[r]);
+    }
   }
 }
 
@@ -120,26 +125,28 @@ struct RowReader {
     return copy;
   }
 
-  // The group of rows at(first), at(first + 1), ... before at(last).
-  template <class At>
-  inline __attribute__((always_inline)) const RowGroup<T>& read(const Features& from, int64_t first, int64_t last,
-                                                                At&& at) {
+  // The group of rows index[first], index[first + 1], ... before index[last]; index null: first, first + 1, ....
+  template <class Index>
+  inline __attribute__((always_inline)) const RowGroup<T>& read(const Features& from, const Index* index, int64_t first,
+                                                                int64_t last) {
+    const int64_t size = size_of(dtype), row_bytes = from.pitch * size;
+    const char* data = static_cast<const char*>(from.data);
+    auto place = [&](int64_t k) { return data + (index ? static_cast<int64_t>(index[k]) : k) * row_bytes; };
     group.count = smaller(kGroup, last - first);
-    group.next_size = last > first + kAhead ? size_of(dtype) : 0;
-    for (int64_t r = 0; r < kGroup; r++) {
-      if (group.next_size) {
-        const int64_t next = at(smaller(first + r + kAhead, last - 1));
-        group.next[r] = static_cast<const char*>(from.data) + next * from.pitch * size_of(dtype);
-      }
-      if (r >= group.count) {
-        group.row[r] = nothing;
-      } else if (in_place) {
-        group.row[r] = static_cast<const T*>(from.data) + at(first + r) * from.pitch;
-      } else {
-        convert(copy + r * width, from, dtype, at(first + r), 0, dim);
+    group.next_size = last > first + kAhead ? size : 0;
+    if (last >= first + kAhead + kGroup)
+      for (int64_t r = 0; r < kGroup; r++) group.next[r] = place(first + kAhead + r);
+    else if (group.next_size)
+      for (int64_t r = 0; r < kGroup; r++) group.next[r] = place(smaller(first + kAhead + r, last - 1));
+    if (in_place) {
+      for (int64_t r = 0; r < group.count; r++) group.row[r] = reinterpret_cast<const T*>(place(first + r));
+    } else {
+      for (int64_t r = 0; r < group.count; r++) {
+        convert(copy + r * width, from, dtype, index ? static_cast<int64_t>(index[first + r]) : first + r, 0, dim);
         group.row[r] = copy + r * width;
       }
     }
+    for (int64_t r = group.count; r < kGroup; r++) group.row[r] = nothing;
     return group;
   }
 };
