@@ -6,7 +6,7 @@ from pathlib import Path
 
 from . import harness, report
 
-FAMILIES = ("in_batch", "forward_only", "clip_and_pairs", "bank", "sixteen_bit", "memory", "accuracy")
+FAMILIES = ("in_batch", "forward_only", "clip_and_pairs", "bank", "sixteen_bit", "joint", "memory", "accuracy")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib", reason="needs the extra 'benchmark'")
 pytest.importorskip("tabulate", reason="needs the extra 'benchmark'")
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = {"in_batch", "forward_only", "clip_and_pairs", "bank", "sixteen_bit", "memory", "accuracy"}
+FAMILIES = {"in_batch", "forward_only", "clip_and_pairs", "bank", "sixteen_bit", "joint", "memory", "accuracy"}
 
 
 def benchmarks(*arguments):
