@@ -187,14 +187,13 @@ def test_tiny_losses(margin, dtype):
 @one_thread
 @FLOATS
 @EVERY_CALL
-@LAYERS
-@pytest.mark.parametrize(
-    "name,value", [(k, v) for k in ("a", "b") for v in (INF, -INF, math.nan) if (k, v) != ("b", -INF)]
-)
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("layers,value", [(1, INF), (1, -INF), (1, math.nan), (2, -INF), (2, math.nan)])
 def test_non_finite_entries(call, layers, name, value, dtype):
-    """Statistics follow torch.logsumexp row by row, and what is excluded is not looked at."""
-    if layers == 2 and value == INF:
-        return  # inf times weights of both signs: NaN, as in torch, but where depends on the order of the sum
+    """Statistics follow torch.logsumexp row by row, and what is excluded is not looked at.
+
+    Not +inf with two layers: times weights of both signs it is NaN or not by the order of the sum.
+    """
     p = problem(20, 41, 9, layers, "everything", dtype)
     tensor = getattr(p, name).clone()
     tensor[3, 2], tensor[17, 4] = value, value
