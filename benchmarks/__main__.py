@@ -13,6 +13,7 @@ FAMILIES = (
     "importance",
     "bank",
     "gathered",
+    "joint",
     "sixteen_bit",
     "memory",
     "accuracy",

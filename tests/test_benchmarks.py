@@ -19,6 +19,7 @@ FAMILIES = {
     "importance",
     "bank",
     "gathered",
+    "joint",
     "sixteen_bit",
     "memory",
     "accuracy",

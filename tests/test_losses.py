@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mi_ext import DenseScores, DotScores, bounds, critics, losses
+from mi_ext import DenseScores, DotScores, JointScores, bounds, critics, losses
 
 INF = math.inf
 
@@ -278,7 +278,7 @@ def test_joint_critic_scores_every_concatenated_pair(layers):
     assert shapes == [(7, 5), (7,), *[(7, 7), (7,)] * (layers - 1), (1, 7), (1,)]
     network = torch.nn.Sequential(*[m for linear in critic.linears for m in (linear, torch.nn.ReLU())][:-1])
     matrix = torch.stack([torch.cat([network(torch.cat([a, b])) for b in y]) for a in x])
-    check_critic(critic(x, y), matrix, DenseScores)
+    check_critic(critic(x, y), matrix, JointScores)
     bounds.nwj(critic(x, y)).backward()
     assert all(p.grad is not None for p in critic.parameters())
 

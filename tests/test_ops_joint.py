@@ -52,9 +52,8 @@ def test_units_that_round(call, dtype):
 @EVERY_CALL
 @LAYERS
 def test_threads(call, layers, threads):
-    for shape in [(1, 300, 20), (100, 130, 33)]:
-        for dtype in (torch.float64, torch.float32):
-            check(call, problem(*shape, layers, "everything", dtype))
+    check(call, problem(1, 300, 9, layers, "everything", torch.float64))
+    check(call, problem(100, 20, 9, layers, "everything", torch.float32))
 
 
 @EVERY_CALL
@@ -77,14 +76,10 @@ def test_layouts(call, layout):
 
 
 @one_thread
-@pytest.mark.parametrize("global_partition", [True, False])
-@LAYERS
-def test_more_candidates_than_a_block_can_keep(layers, global_partition):
+@pytest.mark.parametrize("call", ["cross-entropy", "log-partition"])
+def test_more_candidates_than_a_block_can_keep(call):
     """Beyond 64 MiB of scores a block of queries, the fused gradient takes two walks."""
-    m = 400_000 if layers == 1 else 17_000_000
-    if layers == 2:
-        pytest.skip("a row of scores of 64 MiB needs 17 million candidates: too slow for a test")
-    check("log-partition" if global_partition else "cross-entropy", problem(2, m, 3, layers))
+    check(call, problem(2, 400_000, 3, 1), epsilons=4096)  # of sums over as many candidates
 
 
 # Edges --------------------------------------------------------------------------------------------------------------
@@ -95,7 +90,7 @@ def normal(*shape, seed=0):
 
 
 def from_scores(s, dtype):
-    """One hidden layer whose scores are s_ij = relu(s_ij + C) − C: large negative entries of b turn other units off."""
+    """One layer with the scores s_ij = relu(s_ij + C) − C: large negative entries of b turn all other units off."""
     n, m = s.shape
     high = s.abs().max() + 1
     a = torch.cat([s + high, torch.full((n, 1), high.item(), dtype=s.dtype)], 1)
@@ -147,10 +142,10 @@ def test_everything_excluded(call, layers, why, dtype):
 @one_thread
 @FLOATS
 @EVERY_CALL
-@pytest.mark.parametrize("height", [30.0, 300.0, 3000.0])
-@pytest.mark.parametrize("where", [0, 127, 128, 149])
+@pytest.mark.parametrize("height", [30.0, 3000.0])
+@pytest.mark.parametrize("where", [0, 149])
 def test_one_dominant_score(call, height, where, dtype):
-    s = normal(60, 150)
+    s = normal(20, 150)
     s[::2, where] += height
     check(call, from_scores(s, dtype))
     check(call, from_scores(s.T.contiguous(), dtype))
@@ -162,7 +157,7 @@ def test_one_dominant_score(call, height, where, dtype):
 @pytest.mark.parametrize("step", [50.0, -50.0, 41.5])
 def test_references_raised_again_and_again(call, step, dtype):
     """Rows, or columns, that exceed the last by about 60 ln 2 = 41.6, the range of a slot's reference."""
-    s = step * torch.arange(130.0, dtype=torch.float64) + normal(60, 130)
+    s = step * torch.arange(130.0, dtype=torch.float64) + normal(20, 130)
     check(call, from_scores(s, dtype))
     check(call, from_scores(s.T.contiguous(), dtype))
 
@@ -171,7 +166,7 @@ def test_references_raised_again_and_again(call, step, dtype):
 @FLOATS
 @EVERY_CALL
 @LAYERS
-@pytest.mark.parametrize("scale", [100.0, 1e4, 1e-6, 0.0])
+@pytest.mark.parametrize("scale", [1e4, 1e-6, 0.0])
 def test_scales(call, layers, scale, dtype):
     """All equal scores, at scale 0, are rounded the same way each."""
     check(call, problem(33, 61, 20, layers, "targets", dtype, scale), epsilons=0 if scale else 96)
@@ -179,41 +174,26 @@ def test_scales(call, layers, scale, dtype):
 
 @one_thread
 @FLOATS
-@LAYERS
-def test_tiny_losses(layers, dtype):
-    """Losses of e^{−20} … e^{−80}: dense torch has 0 from 1e-8 (float32) or 1e-16 on."""
-    for margin in (20.0, 46.0, 80.0):
-        p = problem(30, 30, 20, layers, dtype=dtype)
-        target = torch.arange(30)
-        score = reference.joint_matrix(
-            p.a.double(),
-            p.b.double(),
-            (None, None, p.last_weight.double())[:3]
-            if layers == 1
-            else tuple(t.double() for t in (p.inner_weight, p.inner_bias, p.last_weight)),
-        )
-        target = score.argmax(1)
-        gap = (score.topk(2, 1).values @ torch.tensor([1.0, -1.0], dtype=torch.float64)).clamp_min(1e-3)
-        keep = gap > gap.median()
-        p = replace(p, a=p.a[keep], last_weight=p.last_weight * (margin / gap[keep].min()).to(dtype))
-        p = replace(p, exclusions=(target[keep], None, None, None))
-        ours, truth = (evaluate(f, "cross-entropy", q) for f, q in ((ops, p), (reference, p.to(torch.float64))))
-        assert 0 < truth["loss"] < 30 * math.exp(-margin / 2)
-        for name, value in truth.items():
-            assert (ours[name] - value).norm() <= 3e-4 * value.norm(), name
+@pytest.mark.parametrize("margin", [20.0, 46.0, 80.0])
+def test_tiny_losses(margin, dtype):
+    """Losses from 1e-4 to 1e-20, where dense torch has 0 from 1e-8 (float32) or 1e-16 on."""
+    p = from_scores(margin * torch.eye(50, dtype=torch.float64) + normal(50, 50), dtype)
+    ours, truth = (evaluate(f, "cross-entropy", q) for f, q in ((ops, p), (reference, p.to(torch.float64))))
+    assert 0 < truth["loss"] < 50 * math.exp(-margin / 2)
+    for name in ("loss", "da", "db"):
+        assert (ours[name] - truth[name]).norm() <= 1e-4 * truth[name].norm(), name
 
 
 @one_thread
 @FLOATS
 @EVERY_CALL
-@LAYERS
-@pytest.mark.parametrize(
-    "name,value", [(k, v) for k in ("a", "b") for v in (INF, -INF, math.nan) if (k, v) != ("b", -INF)]
-)
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("layers,value", [(1, INF), (1, -INF), (1, math.nan), (2, -INF), (2, math.nan)])
 def test_non_finite_entries(call, layers, name, value, dtype):
-    """Statistics follow torch.logsumexp row by row, and what is excluded is not looked at."""
-    if layers == 2 and value == INF:
-        return  # inf times weights of both signs: NaN, as in torch, but where depends on the order of the sum
+    """Statistics follow torch.logsumexp row by row, and what is excluded is not looked at.
+
+    Not +inf with two layers: times weights of both signs it is NaN or not by the order of the sum.
+    """
     p = problem(20, 41, 9, layers, "everything", dtype)
     tensor = getattr(p, name).clone()
     tensor[3, 2], tensor[17, 4] = value, value

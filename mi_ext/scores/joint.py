@@ -87,7 +87,8 @@ class JointScores(SharedColumnScores):
     def _cross_entropy_sum(self, a, b) -> Tensor:
         if not self._fuses(a, b):
             return super()._cross_entropy_sum(a, b)
-        return ops.joint_cross_entropy_sum(self.a, self.b, self.network, self.exclusions.tensors, a, b)
+        total = ops.joint_cross_entropy_sum(self.a, self.b, self.network, self.exclusions.tensors, a, b)
+        return total + 0 * self.bias  # which cancels: its gradient is 0, and not missing
 
     def _global_log_partition(self, a, b) -> Tensor:
         if not self._fuses(a, b):
