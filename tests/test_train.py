@@ -189,16 +189,16 @@ def test_mnist_halves_learn_something(tmp_path, monkeypatch):
 
 
 def test_deep_info_max_scores_codes_with_places():
-    """The positives of image i are its own places; the code does not depend on the other images."""
+    """The positives of image i are its own places; a representation does not depend on the other images."""
     torch.manual_seed(0)
     model, images = dim.DeepInfoMax().eval(), torch.rand(3, 784)
     scores = model(images)
     assert scores.n_queries == 3 * 49 and scores.n_negatives == 2 * 49
     local = model.local(images)
-    code, places = model.embed_code(model.code(local)), model.embed_local(local).flatten(2)
+    code, places = model.embed_code(model.code(model.hidden(local))), model.embed_local(local).flatten(2)
     torch.testing.assert_close(scores.positive, torch.einsum("bd,bdl->bl", code, places).flatten())
     torch.testing.assert_close(model.representation(images)[1:2], model.representation(images[1:2]))
-    assert model.representation(images).shape == (3, 64)
+    assert model.representation(images).shape == (3, 256)
 
 
 def test_deep_info_max_learns_something(tmp_path, monkeypatch, one_thread):

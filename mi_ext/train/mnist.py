@@ -80,7 +80,7 @@ def train_epochs(
 
 
 def _train_epoch(model: nn.Module, objective: Objective, images: Tensor, batch: int, optimiser) -> float:
-    """One pass over the images in full batches; returns the mean estimate in nats, with dropout."""
+    """One pass over the images in full batches; returns the mean estimate in nats."""
     model.train()
     objective.train()
     estimates = []
@@ -97,7 +97,7 @@ def _train_epoch(model: nn.Module, objective: Objective, images: Tensor, batch: 
 
 @torch.no_grad()
 def _evaluate(model: nn.Module, objective: Objective, images: Tensor, batch: int) -> float:
-    """Mean estimate over full batches of held-out images, in nats, without dropout: K as in training."""
+    """Mean estimate over full batches of held-out images, in nats: K as in training."""
     model.eval()
     objective.eval()
     estimates = [objective(model(part)).item() for part in images.split(batch) if len(part) == batch]
