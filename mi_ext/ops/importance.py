@@ -14,6 +14,7 @@ from ..reference import Exclusion
 from .autograd import double, first_derivative_only, quick_to_bind, scaled
 
 _raw = torch.ops.mi_ext
+_first_derivative_only = first_derivative_only("DotScores", "DenseScores(scale * x @ y.T)")
 
 
 def importance_statistics(x1, x2, y, scale1, scale2, exclusions: Exclusion, detach_weights: bool = False):
@@ -74,7 +75,7 @@ class _ImportanceStatistics(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @first_derivative_only
+    @_first_derivative_only
     def backward(ctx, *upstream):
         inputs, statistics = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
         x1, x2, y = inputs[:3]
@@ -103,7 +104,7 @@ class _ImportanceFused(torch.autograd.Function):
         ctx.save_for_backward(*inputs[:3], *output[2:])
 
     @staticmethod
-    @first_derivative_only
+    @_first_derivative_only
     def backward(ctx, upstream, *_):
         if upstream is None:
             return (None,) * len(ctx.needs_input_grad)
