@@ -1,9 +1,9 @@
 // What the operators may call on a device: the walks over dot scores, enqueued on a stream.
 //
 // Every pointer is a device pointer. Nothing here allocates or waits: a walk is given a workspace, 256-byte aligned, of
-// the size that its *_workspace function tells for the same arguments (of which it reads shapes, and which pointers are
-// null), and returns the first error of its launches. Results do not depend on the device's schedule, only on its
-// number of multiprocessors.
+// the size that its *_workspace function tells for the same arguments (it reads shapes, the alignment of x and y, and
+// which pointers are null), and returns the first error of its launches. Results do not depend on the device's
+// schedule, only on its number of multiprocessors.
 //
 // A target outside [0, m) names no pair: its positive is NaN, and so is every loss that needs it.
 #pragma once
