@@ -19,7 +19,7 @@ bench: $(VENV)/built
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu*')
 
 $(VENV)/created: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

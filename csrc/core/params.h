@@ -53,6 +53,22 @@ struct GatheredProblem {
   int64_t m() const { return negatives; }
 };
 
+// The same on a device. Scalars stay there: to read one back, the host would have to wait.
+struct DeviceDotProblem {
+  Features queries;     // x [n, d]
+  Features candidates;  // y [m, d]
+  int64_t dim = 0;      // d
+  Dtype dtype = Dtype::kFloat32;
+  const double* scale = nullptr;
+  const double* bias = nullptr;  // null: 0
+  Exclusions exclusions;
+  bool tf32 = false;  // float32 products from the leading 11 bits of each factor, instead of three such products
+  int multiprocessors = 1;
+
+  int64_t n() const { return queries.rows; }
+  int64_t m() const { return candidates.rows; }
+};
+
 // Gradients with respect to x, y and scale. Null: not asked for. Element type: double for double inputs, else float.
 struct DotGradients {
   void* queries = nullptr;     // [n, d]

@@ -28,6 +28,20 @@ MI_HOST_DEVICE double row_cross_entropy(double positive, double negative_lse, co
   return w.positive_log_weight + (t > 0 ? t + std::log1p(std::exp(-t)) : std::log1p(std::exp(t)));
 }
 
+// dL/dz_i and dL/da_i of the loss. total: the global log-partition T, where there is one.
+struct PartitionGradient {
+  double positive, negative_lse;
+};
+MI_HOST_DEVICE PartitionGradient partition_gradient(double positive, double negative_lse, double total,
+                                                    const PartitionWeights& w) {
+  if (w.partition == Partition::kRows) {
+    const double negatives = negative_probability(positive, negative_lse, w);
+    return {-negatives, negatives};
+  }
+  if (total == -kInfinity) return {0, 0};
+  return {std::exp(positive + w.positive_log_weight - total), std::exp(negative_lse + w.negative_log_weight - total)};
+}
+
 // The loss itself, from the statistics of its rows. positive null: there are none.
 MI_HOST_DEVICE double partition_loss(int64_t n, const double* positive, const double* negative_lse,
                                      const PartitionWeights& w) {

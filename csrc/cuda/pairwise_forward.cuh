@@ -1,0 +1,131 @@
+// Row log-sum-exps, or softplus sums, over all scores: 2nmd flops, one exponential a score.
+#pragma once
+#include <limits>
+#include <type_traits>
+
+#include "scores.cuh"
+
+namespace mi::cuda {
+
+template <class T>
+constexpr typename T::Scalar kHighest = std::numeric_limits<typename T::Scalar>::max();
+
+// Rows' running (reference r, sum of 2^(s - r)). r is finite, so that infinite scores give infinite or no terms.
+template <class T>
+struct RowLogSumExp {
+  using Scalar = typename T::Scalar;
+  RowPart<Scalar> part[T::kRowBlocks][2];
+
+  __device__ RowLogSumExp() {
+#pragma unroll
+    for (int k = 0; k < 2 * T::kRowBlocks; k++) part[k / 2][k % 2] = {-kHighest<T>, 0};
+  }
+
+  // Scores are factor * s, factor > 0.
+  __device__ __forceinline__ void push(const Tile<T>& s, Scalar factor) {
+#pragma unroll
+    for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+      const int r = k / 2, h = k % 2;
+      Scalar highest = s[r][0][2 * h];
+#pragma unroll
+      for (int c = 0; c < T::kColumnBlocks; c++) highest = fmax(fmax(highest, s[r][c][2 * h]), s[r][c][2 * h + 1]);
+      const Scalar raised = fmin(fmax(part[r][h].reference, highest * factor), kHighest<T>);
+      Scalar sum = 0;
+#pragma unroll
+      for (int c = 0; c < T::kColumnBlocks; c++)
+        sum += exp2_of(fma(s[r][c][2 * h], factor, -raised)) + exp2_of(fma(s[r][c][2 * h + 1], factor, -raised));
+      part[r][h].sum = part[r][h].sum * exp2_of(part[r][h].reference - raised) + sum;
+      part[r][h].reference = raised;
+    }
+  }
+  static __device__ __forceinline__ RowPart<Scalar> merged(RowPart<Scalar> a, RowPart<Scalar> b) {
+    const Scalar high = fmax(a.reference, b.reference);
+    return {high, a.sum * exp2_of(a.reference - high) + b.sum * exp2_of(b.reference - high)};
+  }
+};
+
+// Rows' sums of u softplus(s), and of its derivative u sigmoid(s).
+template <class T>
+struct RowSoftplus {
+  using Scalar = typename T::Scalar;
+  RowPart<Scalar> part[T::kRowBlocks][2] = {};
+
+  __device__ __forceinline__ void push(const Tile<T>& s, Affine<Scalar> affine,
+                                       const Scalar (&u)[T::kColumnBlocks][2]) {
+#pragma unroll
+    for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+      const int r = k / 2, h = k % 2;
+      Scalar value = 0, weight = 0;
+#pragma unroll
+      for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
+        const Scalar x = fma(s[r][q / 2][2 * h + q % 2], affine.factor, affine.offset), factor = u[q / 2][q % 2];
+        const Scalar e = exp2_of(x > 0 ? -x : x);
+        const Scalar positive = x > 0 ? x * Scalar(kLn2) : x == x ? Scalar(0) : x;
+        value += factor == 0 ? Scalar(0) : factor * (positive + log1p(e));
+        weight += factor == 0 ? Scalar(0) : factor * (x > 0 ? Scalar(1) : e) * reciprocal(1 + e);
+      }
+      part[r][h].reference += value;
+      part[r][h].sum += weight;
+    }
+  }
+  static __device__ __forceinline__ RowPart<Scalar> merged(RowPart<Scalar> a, RowPart<Scalar> b) {
+    return {a.reference + b.reference, a.sum + b.sum};
+  }
+};
+
+template <class Scalar>
+__device__ __forceinline__ RowPart<Scalar> shuffled(RowPart<Scalar> a, int mask) {
+  return {__shfl_xor_sync(~0u, a.reference, mask), __shfl_xor_sync(~0u, a.sum, mask)};
+}
+
+template <class T, bool kSoftplus>
+__global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_constant__ ForwardParams p) {
+  using Scalar = typename T::Scalar;
+  using Sums = std::conditional_t<kSoftplus, RowSoftplus<T>, RowLogSumExp<T>>;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  Ring<T> ring(p.walk, shared);
+  const Place<T> place;
+  const Scores<T> scores(p.walk, ring, place, kSoftplus);
+  const int lane = threadIdx.x % 32;
+  const uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane);
+  const uint32_t columns = place.column * kRowBytes + T::Math::columns_offset(lane);
+  Sums sums;
+  const int last_tile = ring.last_tile();
+  int tile = ring.tile;
+  ring.start();
+  for (; tile < last_tile; tile++) {
+    Tile<T> s = {};
+    for (int c = 0; c < ring.l.chunks; c++) {
+      ring.advance();
+      multiply_chunk<T>(s, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, p.walk.exact);
+    }
+    Affine<Scalar> affine = scores.affine;
+    if (scores.special(tile) || scores.any_target(tile)) {
+      scores.finish(s, tile, p.positive);
+      affine = {1, 0};
+    }
+    if constexpr (kSoftplus) {
+      Scalar u[T::kColumnBlocks][2];
+#pragma unroll
+      for (int k = 0; k < 2 * T::kColumnBlocks; k++)
+        u[k / 2][k % 2] = p.walk.streamed.terms
+                              ? ring.streamed(tile).term[place.column + place.column_of(k / 2, k % 2)].sign
+                              : Scalar(1);
+      sums.push(s, affine, u);
+    } else {
+      sums.push(s, affine.factor);
+    }
+  }
+  RowPart<Scalar>* parts = static_cast<RowPart<Scalar>*>(p.parts) +
+                           (blockIdx.y * T::kWarpsAcross + place.column / T::kWarpColumns) * p.walk.owner.rows;
+#pragma unroll
+  for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+    RowPart<Scalar> part = sums.part[k / 2][k % 2];
+    part = Sums::merged(part, shuffled(part, 1));
+    part = Sums::merged(part, shuffled(part, 2));
+    const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
+    if (place.t == 0 && row < p.walk.owner.rows) parts[row] = part;
+  }
+}
+
+}  // namespace mi::cuda

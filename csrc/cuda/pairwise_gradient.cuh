@@ -1,0 +1,102 @@
+// Products of weights and features, sum_j w_ij y_j, where w is computed from the scores tile by tile: attention with
+// keys = values = y. 2nmd flops for the scores and 2nmd for the products; a block accumulates its rows in registers.
+#pragma once
+#include "weights.cuh"
+
+namespace mi::cuda {
+
+// products += weights times one chunk of the streamed features.
+template <class T>
+using WeightRows = typename T::Math::template Weights<T::kColumnBlocks>;
+
+template <class T, int kFirst>
+__device__ __forceinline__ void multiply_values(ProductsTile<T>& products,
+                                                const WeightRows<T> (&weights)[T::kRowBlocks], uint32_t values,
+                                                bool exact) {
+  using Math = typename T::Math;
+#pragma unroll
+  for (int step = 0; step < Math::template kValueSteps<T::kColumnBlocks>; step++) {
+    typename Math::Rows a[T::kRowBlocks];
+#pragma unroll
+    for (int r = 0; r < T::kRowBlocks; r++) a[r] = weights[r].rows(step, exact);
+#pragma unroll
+    for (int pair = 0; pair < T::kChunkBlocks / 2; pair++) {
+      const typename Math::Columns b = Math::load_values(values, step, pair, exact);
+#pragma unroll
+      for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int r = 0; r < T::kRowBlocks; r++)
+          Math::multiply(products[r][kFirst + 2 * pair + half], a[r], b, half, exact);
+    }
+  }
+}
+
+// Adds a tile's weights to the products, over the chunks of features that this block accumulates.
+template <class T, int kChunk = 0>
+__device__ __forceinline__ void accumulate(ProductsTile<T>& products, const WeightRows<T> (&weights)[T::kRowBlocks],
+                                           Ring<T>& ring, uint32_t values, bool exact) {
+  if constexpr (kChunk < T::kValueChunks) {
+    if (ring.first_value() + kChunk >= ring.l.chunks) return;
+    if (!ring.l.held()) ring.advance();
+    multiply_values<T, kChunk * T::kChunkBlocks>(products, weights, ring.streamed_chunk(kChunk) + values, exact);
+    accumulate<T, kChunk + 1>(products, weights, ring, values, exact);
+  }
+}
+
+template <class T>
+__device__ void write_products(const ProductsTile<T>& products, const GradientParams& p, const Ring<T>& ring,
+                               const Place<T>& place) {
+  using Scalar = typename T::Scalar;
+  const int64_t first_feature = static_cast<int64_t>(ring.first_value()) * T::kChunk;
+  Scalar* out = static_cast<Scalar*>(p.products) + blockIdx.y * p.walk.owner.rows * p.dim;
+#pragma unroll
+  for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+    const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
+    if (row >= p.walk.owner.rows) continue;
+#pragma unroll
+    for (int q = 0; q < 2 * T::kValueChunks * T::kChunkBlocks; q++) {
+      const int64_t feature = first_feature + place.column_of(q / 2, q % 2);
+      if (feature < p.dim) out[row * p.dim + feature] = products[k / 2][q / 2][2 * (k % 2) + q % 2];
+    }
+  }
+}
+
+template <class T, class WeightsOf>
+__global__ void __launch_bounds__(kThreads) pairwise_gradient(const __grid_constant__ GradientParams p) {
+  using Scalar = typename T::Scalar;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  Ring<T> ring(p.walk, shared);
+  const Place<T> place;
+  const Scores<T> scores(p.walk, ring, place, WeightsOf::kTakesAny);
+  WeightsOf weights(p, ring, place);
+  const int lane = threadIdx.x % 32;
+  const uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane), columns = T::Math::columns_offset(lane),
+                 values = T::Math::values_offset(lane);
+  ProductsTile<T> products = {};
+  const int last_tile = ring.last_tile();
+  int tile = ring.tile;
+  ring.start();
+  for (; tile < last_tile; tile++) {
+    Tile<T> s = {};
+    for (int c = 0; c < ring.l.chunks; c++) {
+      if (!ring.l.held() || c == 0) ring.advance();
+      multiply_chunk<T>(s, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, p.walk.exact);
+    }
+    const bool target = scores.any_target(tile);
+    Affine<Scalar> affine = scores.affine;
+    if (target || scores.special(tile)) {
+      scores.finish(s, tile, blockIdx.z == 0 ? p.positive : nullptr);
+      affine = {1, 0};
+    }
+    weights.apply(s, affine, tile, products);
+    if (target) weights.set_positives(s, scores, tile);
+    WeightRows<T> left[T::kRowBlocks];
+#pragma unroll
+    for (int r = 0; r < T::kRowBlocks; r++) left[r].take(s[r]);
+    accumulate<T>(products, left, ring, values, p.walk.exact);
+  }
+  weights.finish();
+  write_products<T>(products, p, ring, place);
+}
+
+}  // namespace mi::cuda

@@ -1,0 +1,51 @@
+// A walk that reduces the rows of one side to parts, and their sums.
+#pragma once
+#include "enqueue.cuh"
+
+namespace mi::cuda {
+
+enum class Reduction { kLogSumExp, kSoftplus };
+
+struct RowWalk {
+  const Sides& sides;
+  const PairwiseKernels& kernels;
+  Reduction reduction;
+  bool queries_own;
+  Splits splits;
+  int64_t rows;
+  int count;  // parts of each row
+  void* parts;
+
+  RowWalk(const Sides& sides, Reduction reduction, bool queries_own, Arena& arena)
+      : sides(sides),
+        kernels(pairwise_kernels(sides.p.dtype)),
+        reduction(reduction),
+        queries_own(queries_own),
+        splits(sides.splits(queries_own, shape())),
+        rows(queries_own ? sides.p.n() : sides.p.m()),
+        count(splits.count * shape().parts),
+        parts(arena.take_bytes(rows * count * 2 * kernels.scalar_bytes)) {}
+
+  const TileShape& shape() const {
+    return reduction == Reduction::kSoftplus ? kernels.softplus_shape : kernels.forward_shape;
+  }
+  ForwardParams params(double* positive) const {
+    ForwardParams params;
+    params.walk = sides.walk(queries_own, splits);
+    params.positive = positive;
+    params.parts = parts;
+    return params;
+  }
+  void run(Queue& queue, const ForwardParams& params) const {
+    if (rows == 0) return;
+    const auto walk = reduction == Reduction::kSoftplus ? kernels.softplus : kernels.log_sum_exp;
+    queue.run([&] { return walk(params, splits.count, queue.stream); });
+  }
+};
+
+// NaN where no walk will find a positive: beside a target that names no candidate.
+inline void clear_positives(Queue& queue, double* positive, int64_t n) {
+  if (positive) queue.each(n, fill<double>, positive, n, __builtin_nan(""));
+}
+
+}  // namespace mi::cuda

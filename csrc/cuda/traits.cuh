@@ -1,0 +1,48 @@
+// Shapes of the tiles for each element type.
+#pragma once
+#include "mma.cuh"
+
+namespace mi::cuda {
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / 32;
+constexpr int kStages = 2;  // a step of a walk is used while the next is on its way
+
+// A block of threads holds a tile of scores: warps in kWarpsDown x kWarpsAcross, each with 16 kRowBlocks rows (of the
+// side that owns the block) and 8 kColumnBlocks columns (of the side that streams by). K is walked in chunks of 128
+// bytes; an owner of at most kResident chunks stays in shared memory.
+template <class Element_, int kRowBlocks_, int kColumnBlocks_, int kWarpsDown_, int kResident_, int kValueChunks_>
+struct Tiling {
+  using Element = Element_;
+  using Math = Products<Element>;
+  using Scalar = typename Math::Scalar;
+  static constexpr int kRowBlocks = kRowBlocks_, kColumnBlocks = kColumnBlocks_;
+  static constexpr int kWarpsDown = kWarpsDown_, kWarpsAcross = kWarps / kWarpsDown_;
+  static constexpr int kResident = kResident_;
+  static constexpr int kValueChunks = kValueChunks_;  // of the features that a gradient's block accumulates; 0: none
+  static constexpr int kWarpRows = 16 * kRowBlocks, kWarpColumns = 8 * kColumnBlocks;
+  static constexpr int kRows = kWarpRows * kWarpsDown, kColumns = kWarpColumns * kWarpsAcross;
+  static constexpr int kChunk = kRowBytes / static_cast<int>(sizeof(Element));  // elements
+  static constexpr int kChunkBlocks = kChunk / 8;
+};
+
+template <class Element>
+struct Traits {
+  using Forward = Tiling<Element, 4, 8, 2, 2, 0>;   // 128 x 128, d <= 128 resident
+  using Softplus = Tiling<Element, 2, 8, 4, 2, 0>;  // 128 x 64
+  using Gradient = Tiling<Element, 2, 4, 4, 4, 2>;  // 128 x 32, d <= 256 resident, 128 features
+};
+template <>
+struct Traits<float> {
+  using Forward = Tiling<float, 2, 8, 4, 4, 0>;  // 128 x 64, d <= 128 resident
+  using Softplus = Forward;
+  using Gradient = Tiling<float, 1, 4, 4, 4, 4>;  // 64 x 32, d <= 128 resident, 128 features
+};
+template <>
+struct Traits<double> {
+  using Forward = Tiling<double, 2, 4, 2, 4, 0>;  // 64 x 64, d <= 64 resident
+  using Softplus = Forward;
+  using Gradient = Tiling<double, 1, 4, 4, 4, 4>;  // 64 x 32, d <= 64 resident, 64 features
+};
+
+}  // namespace mi::cuda

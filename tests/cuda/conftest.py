@@ -1,0 +1,38 @@
+"""The operators of `mi_ext.ops` with CUDA kernels under them, on a simulated device."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # problems, ptxsim
+
+from compiled import built
+from ptxsim.toolchain import find_nvcc
+from walks import Walks
+
+import mi_ext.ops.dot
+
+
+@pytest.fixture(scope="session")
+def build():
+    if find_nvcc() is None:
+        pytest.skip("nvcc was not found (set NVCC or CUDA_HOME)")
+    return built()
+
+
+@pytest.fixture(scope="session")
+def session_walks(build):
+    return Walks(build)
+
+
+@pytest.fixture
+def walks(session_walks, monkeypatch):
+    """mi_ext.ops runs on the simulated device: a GPU of one multiprocessor, products of float32 exact."""
+    monkeypatch.setattr(mi_ext.ops.dot, "_raw", session_walks)
+    session_walks.multiprocessors, session_walks.tf32 = 1, False
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield session_walks
+    torch.set_num_threads(threads)

@@ -1,0 +1,109 @@
+// Stands in for the CUDA runtime: a launch calls back with the kernel's name, its shape and its arguments. Beside it
+// the walks of csrc/cuda/kernels.h under C names.
+#include "../../csrc/cuda/kernels.h"
+
+#include <cuda_runtime.h>
+
+#include <string>
+#include <unordered_map>
+
+using namespace mi;
+
+namespace {
+
+using LaunchCallback = int (*)(const char* kernel, const unsigned* grid, unsigned threads, size_t shared,
+                               void** arguments);
+LaunchCallback on_launch = nullptr;
+
+std::unordered_map<const void*, std::string>& kernel_names() {
+  static std::unordered_map<const void*, std::string> names;
+  return names;
+}
+std::unordered_map<const void*, size_t>& allowed_shared_bytes() {
+  static std::unordered_map<const void*, size_t> bytes;
+  return bytes;
+}
+
+struct Configuration {
+  dim3 grid, block;
+  size_t shared = 0;
+  cudaStream_t stream = nullptr;
+} configuration;
+
+cudaError_t last_error = cudaSuccess;
+
+}  // namespace
+
+extern "C" {
+
+void** __cudaRegisterFatBinary(void*) {
+  static void* handle = nullptr;
+  return &handle;
+}
+void __cudaRegisterFatBinaryEnd(void**) {}
+void __cudaUnregisterFatBinary(void**) {}
+char __cudaInitModule(void**) { return 0; }
+void __cudaRegisterFunction(void**, const char* host, char*, const char* device, int, uint3*, uint3*, dim3*, dim3*,
+                            int*) {
+  kernel_names()[host] = device;
+}
+unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
+  configuration = {grid, block, shared, stream};
+  return 0;
+}
+cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, void* stream) {
+  *grid = configuration.grid, *block = configuration.block, *shared = configuration.shared;
+  *static_cast<cudaStream_t*>(stream) = configuration.stream;
+  return cudaSuccess;
+}
+cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* host) {
+  *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(host));
+  return cudaSuccess;
+}
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments, size_t shared,
+                               cudaStream_t) {
+  constexpr size_t kWithoutAsking = 48 * 1024;
+  const void* host = kernel;
+  const unsigned blocks[3] = {grid.x, grid.y, grid.z};
+  last_error =
+      shared > kWithoutAsking && shared > allowed_shared_bytes()[host]
+          ? cudaErrorInvalidValue
+          : static_cast<cudaError_t>(on_launch(kernel_names().at(host).c_str(), blocks, block.x, shared, arguments));
+  return last_error;
+}
+cudaError_t cudaFuncSetAttribute(const void* host, cudaFuncAttribute attribute, int value) {
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) allowed_shared_bytes()[host] = value;
+  return cudaSuccess;
+}
+cudaError_t cudaGetLastError() {
+  const cudaError_t error = last_error;
+  last_error = cudaSuccess;
+  return error;
+}
+
+void set_launch(LaunchCallback callback) { on_launch = callback; }
+
+size_t statistics_workspace(const DeviceDotProblem* p, const DotStatistics* s) {
+  return cuda::statistics_workspace(*p, *s);
+}
+int statistics(const DeviceDotProblem* p, const DotStatistics* s, void* workspace) {
+  return cuda::statistics(*p, *s, workspace, nullptr);
+}
+size_t fused_workspace(const DeviceDotProblem* p, const DotGradients* g) { return cuda::fused_workspace(*p, *g); }
+int fused(const DeviceDotProblem* p, const PartitionWeights* weights, const double* external_positive,
+          const DotStatistics* s, const DotGradients* g, double* positive_gradient, double* loss, void* workspace) {
+  return cuda::fused(*p, *weights, external_positive, *s, *g, positive_gradient, loss, workspace, nullptr);
+}
+size_t gradient_workspace(const DeviceDotProblem* p, const UpstreamGradients* up, const DotGradients* g) {
+  return cuda::gradient_workspace(*p, *up, *g);
+}
+int gradient(const DeviceDotProblem* p, const UpstreamGradients* up, const DotGradients* g, void* workspace) {
+  return cuda::gradient(*p, *up, *g, workspace, nullptr);
+}
+size_t softplus_sum_workspace(const DeviceDotProblem* p, const DotGradients* g) {
+  return cuda::softplus_sum_workspace(*p, *g);
+}
+int softplus_sum(const DeviceDotProblem* p, double* positive, double* value, const DotGradients* g, void* workspace) {
+  return cuda::softplus_sum(*p, positive, value, *g, workspace, nullptr);
+}
+}

@@ -1,0 +1,53 @@
+"""What the compiler made of the kernels: registers, spills and shared memory, as csrc/cuda/traits.cuh plans them."""
+
+import re
+from collections import defaultdict
+
+import pytest
+import torch
+from problems import problem
+
+WALKS = ("pairwise_forward", "pairwise_gradient")
+REGISTERS = 65536  # of a multiprocessor
+THREADS = 128
+
+
+@pytest.fixture(scope="module")
+def facts(build):
+    """kernel → {registers, stack, spilled}."""
+    found = defaultdict(dict)
+    for line in build.ptxas.splitlines():
+        if name := re.search(r"Compiling entry function '(\w+)'", line):
+            kernel = name[1]
+        if sizes := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            found[kernel].update(stack=int(sizes[1]), spilled=int(sizes[2]) + int(sizes[3]))
+        if registers := re.search(r"Used (\d+) registers", line):
+            found[kernel]["registers"] = int(registers[1])
+    return found
+
+
+def test_every_kernel_stays_in_registers(facts):
+    assert sum(any(walk in kernel for walk in WALKS) for kernel in facts) == 20  # 4 dtypes x (2 forward + 3 gradient)
+    for kernel, fact in facts.items():
+        assert fact["spilled"] == 0 and fact["stack"] == 0, f"{kernel}: {fact}"
+
+
+def test_two_blocks_fit_on_a_multiprocessor(facts):
+    for kernel, fact in facts.items():
+        if any(walk in kernel for walk in WALKS):
+            assert -(-fact["registers"] // 8) * 8 * THREADS * 2 <= REGISTERS, f"{kernel}: {fact}"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("d", [64, 128, 256, 300])
+def test_a_block_fits_into_the_smallest_shared_memory(d, dtype, walks):
+    """99 KiB, of compute capabilities 8.6 and 8.9; a multiprocessor of 8.0 then holds a block, or two at d <= 128."""
+    p = problem(8, 8, d, "plain", dtype)
+    scale = torch.ones((), dtype=torch.float64)
+    walks.dot_fused(p.x, p.y, scale, *p.exclusions, p.external, 0.0, 0.0, False, True)
+    sizes = [stats.shared_bytes for stats in walks.launches if "pairwise" in stats.kernel]
+    walks.dot_statistics(p.x, p.y, scale, *p.exclusions, False)
+    sizes += [stats.shared_bytes for stats in walks.launches if "pairwise" in stats.kernel]
+    assert max(sizes) <= 99 * 1024
+    if dtype == torch.bfloat16 and d <= 128:
+        assert 2 * (max(sizes) + 1024) <= 164 * 1024

@@ -1,0 +1,80 @@
+"""Counted work of the walks in whole tiles of bfloat16, d = 128: no timing, but what no GPU can do without.
+
+Per further score, so that starting and ending a walk does not count. lanes: warp instructions · 32, of PTX: the machine
+code has fewer, for the copies (`mov`, 2 lanes of a gradient's walk) and the sums in addresses vanish in it. waves:
+wavefronts of shared memory, 128 bytes each. The bounds are what is reached now.
+"""
+
+import pytest
+import torch
+from problems import problem
+
+D = 128
+SCALE = torch.tensor(0.1, dtype=torch.float64)
+NOTHING = torch.empty(0, dtype=torch.float64)
+
+
+def embeddings(n: int, m: int, dtype=torch.bfloat16):
+    p = problem(n, m, D, "plain", dtype)
+    return p.x, p.y, SCALE, *p.exclusions
+
+
+def full(count: int, value: float):
+    return torch.full((count,), value, dtype=torch.float64)
+
+
+def statistics(walks, n, m):
+    walks.dot_statistics(*embeddings(n, m), False)
+
+
+def fused(walks, n, m):
+    walks.dot_fused(*embeddings(n, m), full(n, 0.0), 0.0, 0.0, False, True)
+
+
+def rows_and_columns(walks, n, m):
+    upstream = full(n, 8.0), full(m, 8.0), NOTHING, full(n, 1.0), full(m, 1.0)
+    walks.dot_gradient(*embeddings(n, m), NOTHING, *upstream, False)
+
+
+@pytest.mark.parametrize(
+    "walk,kernel,products,most_lanes,most_waves,most_exponentials",
+    [
+        (statistics, "pairwise_forward", 1, 11, 0.08, 1.1),
+        (fused, "OnlineWeights", 2, 22, 0.21, 1.01),
+        (fused, "FixedWeights", 2, 21, 0.22, 1),
+        (rows_and_columns, "FixedWeights", 2, 28, 0.35, 2),
+    ],
+    ids=["forward", "fused, queries", "fused, candidates", "rows and columns"],
+)
+def test_work(walk, kernel, products, most_lanes, most_waves, most_exponentials, walks):
+    small, large = (128, 256), (128, 768)
+    if kernel == "FixedWeights" and walk is fused:  # the candidates own this walk, the queries stream by
+        small, large = (256, 128), (768, 128)
+    runs = []
+    for shape in (small, large):
+        walk(walks, *shape)
+        (stats,) = (stats for stats in walks.launches if kernel in stats.kernel)
+        assert stats.shared_wavefronts == stats.shared_accesses, "bank conflicts"
+        assert stats.atomics == 0
+        runs.append(stats)
+
+    def per_score(count) -> float:
+        return (count(runs[1]) - count(runs[0])) / (large[0] * large[1] - small[0] * small[1])
+
+    assert per_score(lambda stats: sum(stats.mma_flops.values())) == products * 2 * D
+    assert per_score(lambda stats: stats.warp_instructions * 32) <= most_lanes
+    assert per_score(lambda stats: stats.shared_wavefronts) <= most_waves
+    assert per_score(lambda stats: stats.mufu) <= most_exponentials
+
+
+def test_a_fused_loss_takes_two_walks_of_two_products(walks):
+    """8nmd flops in all."""
+    fused(walks, 128, 128)
+    flops = [sum(stats.mma_flops.values()) for stats in walks.launches if "pairwise" in stats.kernel]
+    assert flops == [2 * 2 * D * 128 * 128] * 2
+
+
+def test_no_bank_conflicts_in_float32(walks):
+    walks.dot_fused(*embeddings(64, 64, torch.float32), full(64, 0.0), 0.0, 0.0, False, True)
+    for stats in (stats for stats in walks.launches if "pairwise" in stats.kernel):
+        assert stats.shared_wavefronts == stats.shared_accesses
