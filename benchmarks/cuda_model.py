@@ -2,12 +2,13 @@
 
     python -m benchmarks.cuda_model      needs nvcc; inf-cl and cut-cross-entropy where they and Triton are installed
 
-Each kernel is compiled (sm_80) and run, instruction by instruction, in tests/ptxsim on N_QUERIES × N_CANDIDATES scores,
-and what it did is divided by their number: products on tensor cores (flop), special functions (exp2), 128-byte accesses
-of shared memory (waves), how many times such an access is repeated for bank conflicts (ways), bytes of global memory,
-and instructions of PTX (lanes: those of a warp × 32), of which ptxas makes fewer or more. The time that tensor cores,
-special functions, shared memory or DRAM alone would take at its datasheet peak bounds the kernel from below; the
-largest binds. Issue slots, latency, dependencies and caches are left out.
+Each kernel is compiled (sm_80) and run, instruction by instruction, in tests/ptxsim, on SMALL² and (2 SMALL)² scores:
+with f = a n² + b n, f(2n) − 2 f(n) = 2 a n², so what it does for each score is known without what it does for each row:
+products on tensor cores (flop), special functions (exp2), 128-byte accesses of shared memory (waves), how many times
+such an access is repeated for bank conflicts (ways), bytes of global memory, and instructions of PTX (lanes: those of a
+warp × 32), of which ptxas makes fewer or more. The time that tensor cores, special functions or shared memory alone
+would take at their datasheet peaks bounds the kernel from below; the largest binds. Issue slots, caches, DRAM, latency
+and dependencies are left out.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from . import cuda_model_peers
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/cuda")]
-N_QUERIES, N_CANDIDATES = 256, 512
+SMALL = 256  # queries, and as many candidates: whole tiles of every kernel
 GPUS = ("A100-80GB", "H100", "H200")
 SIZE = 32768  # queries and candidates that the bounds are for
 MODEL = (
@@ -33,45 +34,46 @@ MODEL = (
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda_model", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="a .json file for the counts")
-    parser.add_argument("--widths", type=int, nargs="*", default=[64, 128, 256], metavar="d")
+    parser.add_argument("--widths", type=int, nargs="*", default=[64, 128], metavar="d")
     arguments = parser.parse_args()
-    rows = [row for d in arguments.widths for row in [*our_rows(d), *cuda_model_peers.rows(N_QUERIES, N_CANDIDATES, d)]]
+    rows = []
+    for d in arguments.widths:
+        small, large = (our_launches(n, d) + cuda_model_peers.launches(n, d) for n in (SMALL, 2 * SMALL))
+        rows += [row(*kernel, d, once, twice) for (*kernel, once), (*_, twice) in zip(small, large, strict=True)]
     print(MODEL + "\n")
     print("\n".join(table(rows)))
     if arguments.out:
         arguments.out.write_text(json.dumps({"note": MODEL, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
-def our_rows(d: int) -> list[dict]:
+def our_launches(n: int, d: int) -> list[tuple]:
+    """(kernel, dtype, counts of its launches)."""
     from compiled import built
     from walks import Walks
 
     walks = Walks(built())
-    rows = []
+    found = []
     for dtype, tf32 in ((torch.bfloat16, False), (torch.float32, False), (torch.float32, True)):
         walks.tf32 = tf32
         g = torch.Generator().manual_seed(0)
-        x, y = (F.normalize(torch.randn(n, d, generator=g), dim=1).to(dtype) for n in (N_QUERIES, N_CANDIDATES))
-        scale, target = torch.tensor(14.0, dtype=torch.float64), torch.arange(N_QUERIES)
+        x, y = (F.normalize(torch.randn(n, d, generator=g), dim=1).to(dtype) for _ in range(2))
+        scale, target = torch.tensor(14.0, dtype=torch.float64), torch.arange(n)
         sides = x, y, scale, target, None, None, None
         name = "tf32" if tf32 else str(dtype).removeprefix("torch.")
         walks.dot_statistics(*sides, False)
-        rows.append(row("mi_ext forward", name, d, walks.launches))
+        found.append(("mi_ext forward", name, walks.launches))
         walks.dot_fused(*sides, None, 0.0, 0.0, False, True)
-        rows.append(row("mi_ext forward and gradients", name, d, walks.launches))
-    return rows
+        found.append(("mi_ext forward and gradients", name, walks.launches))
+    return found
 
 
-def row(kernel: str, dtype: str, d: int, launches: list) -> dict:
+def row(kernel: str, dtype: str, d: int, once: list, twice: list) -> dict:
     """Of all launches of a call together, for one score."""
     from ptxsim import roofline
 
-    scores = N_QUERIES * N_CANDIDATES
-
     def each(count) -> float:
-        return sum(map(count, launches)) / scores
+        return (sum(map(count, twice)) - 2 * sum(map(count, once))) / (2 * SMALL**2)
 
-    accesses = each(lambda s: s.shared_accesses)
     found = {
         "kernel": kernel,
         "dtype": dtype,
@@ -80,14 +82,15 @@ def row(kernel: str, dtype: str, d: int, launches: list) -> dict:
         "exp2": each(lambda s: s.mufu),
         "lanes": each(lambda s: 32 * s.warp_instructions),
         "waves": each(lambda s: s.shared_wavefronts),
-        "ways": each(lambda s: s.shared_wavefronts) / accesses if accesses else 1.0,
+        "ways": sum(s.shared_wavefronts for s in twice) / sum(s.shared_accesses for s in twice),
         "global bytes": each(lambda s: 32 * (s.global_load_sectors + s.global_store_sectors)),
     }
     for gpu in GPUS:
-        bounds = [roofline(s, gpu) for s in launches]
-        seconds = {name: sum(b[name] for b in bounds) for name in ("tensor", "dram", "mufu", "shared")}
+        seconds = {
+            name: each(lambda s, name=name, gpu=gpu: roofline(s, gpu)[name]) for name in ("tensor", "mufu", "shared")
+        }
         binding = max(seconds, key=seconds.get)
-        found[gpu] = {"microseconds": 1e6 * seconds[binding] * SIZE**2 / scores, "binds": binding}
+        found[gpu] = {"microseconds": 1e6 * seconds[binding] * SIZE**2, "binds": binding}
     return found
 
 

@@ -8,55 +8,51 @@ WARP = 32
 ARCHITECTURE = 80
 
 
-def rows(n: int, m: int, d: int) -> list[dict]:
-    """None where Triton or a package is not installed, and that is said."""
+def launches(n: int, d: int) -> list[tuple]:
+    """(kernel, dtype, counts of its launches); none where Triton or a package is not installed, and that is said."""
     found = []
     for name, count in (("inf-cl", inf_cl), ("cut-cross-entropy", cut_cross_entropy)):
         try:
-            found += count(n, m, d)
+            found += count(n, d)
         except ImportError as error:
             print(f"{name} is left out: {error}")
     return found
 
 
-def inf_cl(n: int, m: int, d: int) -> list[dict]:
+def inf_cl(n: int, d: int) -> list[tuple]:
     """Online log-sum-exp, then a kernel for each gradient; float32 read, tf32 multiplied; 64 × 64 tiles, 8 warps."""
     from ptxsim import Device
 
-    from .cuda_model import row
-
     device, rng = Device(), np.random.default_rng(0)
-    q, k = (device.to_device(rng.standard_normal((size, d)).astype(np.float32)) for size in (n, m))
+    q, k = (device.to_device(rng.standard_normal((n, d)).astype(np.float32)) for _ in range(2))
     rows_of = device.zeros(-(-n // 128) * 128)
     types = {name: "*fp32" for name in ("Q", "K", "LSE", "dQ", "dK", "dLSE")}
     types |= {name: "i32" for name in ("nheads", "seqlen_q", "seqlen_k")}
-    values = {"Q": q, "K": k, "LSE": rows_of, "dLSE": rows_of, "dQ": device.zeros((n, d)), "dK": device.zeros((m, d))}
-    values |= {"nheads": 1, "seqlen_q": n, "seqlen_k": m}
+    values = {"Q": q, "K": k, "LSE": rows_of, "dLSE": rows_of, "dQ": device.zeros((n, d)), "dK": device.zeros((n, d))}
+    values |= {"nheads": 1, "seqlen_q": n, "seqlen_k": n}
     constants = {"BLOCK_HEADDIM": d, "BLOCK_M": 64, "BLOCK_N": 64}
 
-    def run(kernel: str, size: int):
+    def run(kernel: str):
         function = jit_function("inf_cl.flash", kernel)
-        return launch(device, function, -(-size // 64), values, types, constants, num_warps=8, num_stages=1)
+        return launch(device, function, -(-n // 64), values, types, constants, num_warps=8, num_stages=1)
 
-    forward = run("_prob_fwd_kernel", n)
-    gradients = [run("_dq_prob_bwd_kernel", n), run("_dk_prob_bwd_kernel", m)]
+    forward = run("_prob_fwd_kernel")
+    gradients = [run("_dq_prob_bwd_kernel"), run("_dk_prob_bwd_kernel")]
     name = "inf-cl forward"
-    return [row(name, "tf32", d, [forward]), row(f"{name} and gradients", "tf32", d, [forward, *gradients])]
+    return [(name, "tf32", [forward]), (f"{name} and gradients", "tf32", [forward, *gradients])]
 
 
-def cut_cross_entropy(n: int, m: int, d: int) -> list[dict]:
+def cut_cross_entropy(n: int, d: int) -> list[tuple]:
     """Log-sum-exp, then both gradients in one kernel; bfloat16."""
     from ptxsim import Device, f32_to_bf16
 
-    from .cuda_model import row
-
     device, rng = Device(), np.random.default_rng(0)
-    e, c = (device.to_device(f32_to_bf16(rng.standard_normal((size, d)) / d**0.5)) for size in (n, m))
-    values = {"E": e, "C": c, "LSE": device.to_device(np.full(n, -np.inf, np.float32)), "B": n, "V": m, "D": d}
+    e, c = (device.to_device(f32_to_bf16(rng.standard_normal((n, d)) / d**0.5)) for _ in range(2))
+    values = {"E": e, "C": c, "LSE": device.to_device(np.full(n, -np.inf, np.float32)), "B": n, "V": n, "D": d}
     values |= {"Locks": device.zeros(64, np.uint32), "num_locks": 64, "B_BIN": n, "stride_lse_b": 1}
     values |= {"stride_eb": d, "stride_ed": 1, "stride_cv": d, "stride_cd": 1, "stride_vb": 1}
     values |= {"dOut": device.to_device(np.ones(1, np.float32)), "grad_scale": 1.0, "filter_eps": 0.0}
-    values |= {"Targets": device.to_device(np.arange(n)), "dE": device.zeros((n, d)), "dC": device.zeros((m, d))}
+    values |= {"Targets": device.to_device(np.arange(n)), "dE": device.zeros((n, d)), "dC": device.zeros((n, d))}
     values |= {"dELocks": device.zeros(1, np.uint32), "dCLocks": device.zeros(1, np.uint32)}
     values |= {name: 1 for name in ("n_de_locks_0", "n_de_locks_1", "n_dc_locks_0", "n_dc_locks_1")}
     types = {name: "i32" for name in values} | {"E": "*bf16", "C": "*bf16", "Targets": "*i64"}
@@ -67,7 +63,7 @@ def cut_cross_entropy(n: int, m: int, d: int) -> list[dict]:
         shared = {"Valids": None, "softcap": None, "HAS_VALIDS": False, "HAS_SOFTCAP": False, "GROUP_B": 8}
         shared |= {"BLOCK_B": block_b, "BLOCK_V": block_v, "BLOCK_D": 32, "EVEN_D": True}
         function = jit_function(f"cut_cross_entropy.{module}", kernel)
-        grid = -(-n // block_b) * -(-m // block_v)
+        grid = -(-n // block_b) * -(-n // block_v)
         return launch(device, function, grid, values, types, shared | constants, **options)
 
     no_average = {"LA": None, "HAS_LA": False, "DOT_PRECISION": "tf32"}
@@ -76,7 +72,7 @@ def cut_cross_entropy(n: int, m: int, d: int) -> list[dict]:
     both |= {"ITEM_DO": True, "FILTER_GRAD": True, "HAS_TARGETS": True, "SHIFT": False, "REQUIRES_GRAD": True}
     gradients = run("cce_backward", "_cce_backward_kernel", 128, 128, both, num_warps=4, num_stages=4)
     name = "cut-cross-entropy forward"
-    return [row(name, "bfloat16", d, [forward]), row(f"{name} and gradients", "bfloat16", d, [forward, gradients])]
+    return [(name, "bfloat16", [forward]), (f"{name} and gradients", "bfloat16", [forward, gradients])]
 
 
 def jit_function(module: str, name: str):
