@@ -6,13 +6,24 @@ TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 SOURCES = $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo test bench lint clean
+# A CUDA build of torch in an environment of its own (5.6 GB), kept between runs, and a build of mi_ext for it.
+CUDA_VENV ?= .venv-cuda
+CUDA_TORCH ?= torch==2.14.1
+CUDA_BIN = $(abspath $(CUDA_VENV))/bin
+CUDA_BUILD = build/cuda
+CUDA_TESTS = $(addprefix $(CURDIR)/tests/test_, cuda_build.py devices.py gpu.py ops_oracle.py ops_edges.py)
+
+.PHONY: demo test test-cuda cuda-venv bench lint clean
 
 demo: $(VENV)/built
 	$(BIN)/python -m mi_ext.train mnist_halves --out runs/mnist_halves
 
 test: $(VENV)/built
 	$(BIN)/python -m pytest
+
+# That a build with CUDA is complete and does on the CPU what another does; on a GPU all that there is to test, if there is one.
+test-cuda: $(CUDA_BUILD)/built
+	cd $(CUDA_BUILD) && PYTHONPATH=site $(CUDA_BIN)/pytest $(CUDA_TESTS) -k 'cuda or gpu or devices or layouts or log_weights'
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks
@@ -31,5 +42,17 @@ $(VENV)/built: $(VENV)/created $(SOURCES)
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test,benchmark,lint]'
 	touch $@
 
+cuda-venv: $(CUDA_VENV)/ready
+
+$(CUDA_VENV)/ready: pyproject.toml
+	$(MAKE) VENV=$(CUDA_VENV) TORCH='$(CUDA_TORCH)' $(CUDA_VENV)/created
+	$(CUDA_VENV)/bin/pip install --quiet pytest
+	touch $@
+
+$(CUDA_BUILD)/built: $(CUDA_VENV)/ready $(SOURCES) $(shell find mi_ext -name '*.py')
+	MI_EXT_CUDA=1 PATH=$(CUDA_BIN):$$PATH $(CUDA_BIN)/python setup.py --quiet build \
+		--build-temp $(CUDA_BUILD)/temp --build-lib $(CUDA_BUILD)/site
+	touch $@
+
 clean:
-	rm -rf build $(VENV) mi_ext/*.so
+	rm -rf build $(VENV) $(CUDA_VENV) mi_ext/*.so

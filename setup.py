@@ -1,5 +1,8 @@
 """Builds mi_ext._C by CMake; every source and flag is in CMakeLists.txt.
 
+MI_EXT_CUDA=1 insists on kernels for GPUs, =0 leaves them out; by default they are built where torch has CUDA and
+    nvcc is of the same major version. Whether this machine has a GPU does not matter.
+MI_EXT_CUDA_ARCHS=sm_80,sm_90 names the GPUs to compile for; by default sm_80, sm_90 and sm_100, and PTX for newer ones.
 MI_EXT_BUILD_TYPE=Debug builds for a debugger.
 """
 
@@ -36,6 +39,12 @@ def usable_torch() -> Path:
     return torch
 
 
+def cuda_of(torch: Path) -> str:
+    """The CUDA version that torch was built with, "" without."""
+    found = re.search(r"^cuda\b.*= '([^']+)'", (torch / "version.py").read_text(), re.MULTILINE)
+    return found[1] if found else ""
+
+
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         torch = usable_torch()
@@ -54,9 +63,12 @@ class CMakeBuild(build_ext):
             "CMAKE_BUILD_TYPE": os.environ.get("MI_EXT_BUILD_TYPE", "Release"),
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": target.parent,
             "EXTENSION_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),
+            "MI_EXT_CUDA": os.environ.get("MI_EXT_CUDA", "AUTO"),
+            "MI_EXT_CUDA_ARCHS": os.environ.get("MI_EXT_CUDA_ARCHS", ""),
             "MI_EXT_VERSION": self.distribution.get_version(),
             "TORCH_INCLUDE": torch / "include",
             "TORCH_LIB": torch / "lib",
+            "TORCH_CUDA": cuda_of(torch),
             "PYTHON_INCLUDE": sysconfig.get_path("include"),
             "PYBIND11_INCLUDE": pybind11.get_include(),
         }

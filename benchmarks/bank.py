@@ -46,7 +46,7 @@ def logits(x: Tensor, key: Tensor, bank: Tensor) -> Tensor:
 
 
 def eager(x: Tensor, key: Tensor, bank: Tensor) -> Tensor:
-    return F.cross_entropy(logits(x, key, bank), torch.zeros(len(x), dtype=torch.int64))
+    return F.cross_entropy(logits(x, key, bank), torch.zeros(len(x), dtype=torch.int64, device=x.device))
 
 
 def eager_moco(x: Tensor, key: Tensor, bank: Tensor) -> Tensor:

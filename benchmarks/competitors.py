@@ -45,13 +45,13 @@ def compiled(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def eager_info_nce(x: Tensor, y: Tensor, scale: float = SCALE) -> Tensor:
-    return F.cross_entropy(x @ y.T * scale, torch.arange(len(x)))
+    return F.cross_entropy(x @ y.T * scale, torch.arange(len(x), device=x.device))
 
 
 def chunked_info_nce(x: Tensor, y: Tensor) -> Tensor:
     """torch's own way around the score matrix: a block of queries at a time."""
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK)
-    return F.linear_cross_entropy(x * SCALE, y, torch.arange(len(x)), options=options)
+    return F.linear_cross_entropy(x * SCALE, y, torch.arange(len(x), device=x.device), options=options)
 
 
 def three_products(x: Tensor, y: Tensor) -> Callable:
@@ -65,7 +65,7 @@ def three_products(x: Tensor, y: Tensor) -> Callable:
 
 
 def eager_clip(x: Tensor, y: Tensor, scale: float = SCALE) -> Tensor:
-    scores, target = x @ y.T * scale, torch.arange(len(x))
+    scores, target = x @ y.T * scale, torch.arange(len(x), device=x.device)
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
 
 

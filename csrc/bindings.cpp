@@ -25,14 +25,20 @@ void set_isa(const std::string& name) {
 }
 
 std::map<std::string, std::string> build_info() {
-  return {{"version", MI_EXT_VERSION}, {"compiler", __VERSION__}, {"build_type", MI_EXT_BUILD_TYPE}, {"cuda", "no"}};
+  return {{"version", MI_EXT_VERSION},
+          {"compiler", __VERSION__},
+          {"build_type", MI_EXT_BUILD_TYPE},
+          {"cuda", MI_EXT_CUDA},
+          {"cuda_archs", MI_EXT_CUDA_ARCHS}};
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "What was built, and which instruction set the CPU kernels use.";
-  module.def("build_info", &build_info, "Version, compiler, build type and CUDA support of this build.");
+  module.def(
+      "build_info", &build_info,
+      "Version, compiler and build type; the CUDA version of its kernels for GPUs or why it has none, and which GPUs.");
   module.def("available_isas", &available_isas, "Instruction sets that this build and this machine have, worst first.");
   module.def("isa", [] { return std::string(mi::cpu_isa()); }, "The instruction set in use.");
   module.def(

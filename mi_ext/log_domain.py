@@ -43,7 +43,7 @@ def row_cross_entropy(positive: Tensor, negative_lse: Tensor, a, b) -> Tensor:
     excess = constant_at_minus_infinity(b + negative_lse - positive)
     if _is_minus_infinity(a):
         return excess
-    return log_add_exp(torch.as_tensor(a, dtype=excess.dtype, device=excess.device), excess)
+    return log_add_exp(a.to(excess) if isinstance(a, Tensor) else excess.new_full((), a), excess)
 
 
 def log_weighted_mean(joint_lse: Tensor, weight_lse: Tensor) -> Tensor:

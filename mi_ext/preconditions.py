@@ -42,10 +42,13 @@ def candidates(scores: Scores, bound: str) -> int:
     with_queries(scores, bound)
     n_candidates = scores.n_candidates
     if isinstance(n_candidates, Tensor):
-        raise ValueError(
-            f"scores: {bound} needs the same number of candidates K in every row, got {int(n_candidates.min())} to "
-            f"{int(n_candidates.max())} (labels or −inf log-weights remove negatives unevenly); use infonce"
-        )
+        low, high = int(n_candidates.min()), int(n_candidates.max())  # waits for a GPU: the formula needs the number
+        if low != high:
+            raise ValueError(
+                f"scores: {bound} needs the same number of candidates K in every row, got {low} to {high} (labels or "
+                "−inf log-weights remove negatives unevenly); use infonce"
+            )
+        n_candidates = low
     if n_candidates < 2:
         raise ValueError(f"scores: {bound} needs K ≥ 2 candidates, got K = {n_candidates}; pass at least one negative")
     return n_candidates

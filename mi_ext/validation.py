@@ -9,8 +9,9 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def readable(t: Tensor) -> bool:
-    """Values may be looked at: not while torch.compile or export traces, not for fake or meta tensors."""
-    if torch.compiler.is_compiling() or t.device.type == "meta":
+    """Values may be looked at at once: not those on a GPU, which would have to finish its work first, not while
+    torch.compile or export traces, not those of fake or meta tensors."""
+    if torch.compiler.is_compiling() or t.device.type != "cpu":
         return False
     return type(t) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(t)
 
@@ -65,7 +66,7 @@ def target_or_default(target: Tensor | None, n: int, m: int, x: Tensor) -> Tenso
 
 
 def candidate_index(name: str, index: Tensor, n: int, m: int, device: torch.device) -> None:
-    """int64 [n] with values in [0, m)."""
+    """int64 [n] with values in [0, m). On a GPU the kernels see to values outside: their rows become NaN."""
     if not isinstance(index, Tensor) or index.dtype != torch.int64:
         raise TypeError(f"{name}: expected an int64 tensor [n], got {describe(index)}")
     if index.shape != (n,):
@@ -156,7 +157,7 @@ def log_weight_per_candidate(log_weight: Tensor | None, m: int, x: Tensor) -> No
 
 
 def scalar(name: str, value, *, non_zero: bool = False) -> None:
-    """A finite float or 0-dim tensor."""
+    """A finite float or 0-dim tensor; one on a GPU is taken as it is, and NaN makes NaN."""
     if isinstance(value, Tensor):
         if value.dim() != 0:
             raise ValueError(f"{name}: expected a float or a 0-dim tensor, got {describe(value)}; use .reshape(())")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from problems import DEVICES, on
 
 from mi_ext import _C
 
@@ -23,8 +24,20 @@ def threads(request):
     torch.set_num_threads(before)
 
 
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """Where `problems.evaluate` runs the operators."""
+    with on(request.param):
+        yield request.param
+
+
 @pytest.fixture(params=_C.available_isas())
 def isa(request):
+    """An instruction set of the CPU; where a test asks for it, "cuda": the device."""
+    if request.param == "cuda":
+        with on("cuda"):
+            yield "cuda"
+        return
     before = _C.isa()
     _C.set_isa(request.param)
     assert _C.isa() == request.param

@@ -15,6 +15,7 @@ added. dscale is Σ_i <x_i, dx_i> / scale, a sum in which terms may cancel: its 
 
 import math
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from mi_ext import ops, reference
 
 INF = math.inf
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 # (n, m, d), ragged against every block of the engine: vectors, tiles of 6, blocks of 96, chunks of 64.
@@ -45,6 +47,26 @@ EXCLUSIONS = ["plain", "targets", "labels", "wide labels", "log-weights", "every
 LAYOUTS = ["contiguous", "rows apart", "strided", "transposed", "expanded rows", "expanded columns", "offset"]
 
 
+_device = "cpu"
+
+
+@contextmanager
+def on(device: str):
+    """The operators, not the reference, get their problems on this device; fixtures `device` and `isa`."""
+    global _device
+    before, _device = _device, device
+    yield device
+    _device = before
+
+
+def moved(t: Tensor | None) -> Tensor | None:
+    """On the device in use, in the same layout of memory: strides, gaps and offset."""
+    if t is None or _device == "cpu":
+        return t
+    storage = t.detach().as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
+    return storage.to(_device).as_strided(t.shape, t.stride(), t.storage_offset())
+
+
 @dataclass(frozen=True)
 class Problem:
     """Arguments of the operators; `external` [n] float64 stands for the positives where there is no target."""
@@ -64,6 +86,10 @@ class Problem:
 
     def to(self, dtype: torch.dtype) -> "Problem":
         return replace(self, x=self.x.to(dtype), y=self.y.to(dtype))
+
+    def moved(self) -> "Problem":
+        exclusions = tuple(map(moved, self.exclusions))
+        return replace(self, x=moved(self.x), y=moved(self.y), exclusions=exclusions, external=moved(self.external))
 
 
 def problem(n: int, m: int, d: int, kind: str = "targets", dtype=torch.float64, scale: float = 1.3, seed=0) -> Problem:
@@ -184,19 +210,21 @@ def evaluate(implementation, call: str, p: Problem, wanted=ALL) -> dict[str, Ten
 
     `wanted`: the inputs that ask for a gradient; "v", the log-weights, is not among the usual ones.
     """
-    scalars = {k: torch.tensor(getattr(p, k), dtype=torch.float64) for k in ("scale", "bias")}
+    p = p if implementation is reference else p.moved()
+    scalars = {k: p.x.new_full((), getattr(p, k), dtype=torch.float64) for k in ("scale", "bias")}
     leaves = {"x": p.x, "y": p.y, **scalars, "external": p.external, "v": p.exclusions[3]}
     leaves = {k: t if t is None else t.detach().requires_grad_(k in wanted) for k, t in leaves.items()}
     results = {k: t for k, t in CALLS[call](implementation, p, leaves).items() if t is not None}
     g = torch.Generator().manual_seed(11)
-    total = torch.zeros((), dtype=torch.float64)
+    total = p.x.new_zeros((), dtype=torch.float64)
     for result in results.values():
-        upstream = torch.rand(result.shape, generator=g, dtype=torch.float64) + 0.5
+        upstream = (torch.rand(result.shape, generator=g, dtype=torch.float64) + 0.5).to(p.x.device)
         total = total + (upstream * torch.where(result.isfinite(), result, 0.0)).sum()
     asked = {k: t for k, t in leaves.items() if t is not None and t.requires_grad}
     total = total + sum(0 * t.flatten()[:0].sum() for t in asked.values())  # depends on all, so each has a gradient
     gradients = torch.autograd.grad(total, list(asked.values())) if asked else ()
-    return {k: t.detach() for k, t in results.items()} | {f"d{k}": g for k, g in zip(asked, gradients, strict=True)}
+    found = results | {f"d{k}": g for k, g in zip(asked, gradients, strict=True)}
+    return {k: t.detach().cpu() for k, t in found.items()}
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -26,8 +26,8 @@ FAMILIES = {
 }
 
 
-def benchmarks(*arguments):
-    command = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
+def benchmarks(*arguments, module="benchmarks"):
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -95,3 +95,14 @@ def test_chart_is_a_picture(results):
 def test_unknown_family_is_named(tmp_path):
     run = benchmarks("--family", "in_batch,typo", "--out", tmp_path)
     assert run.returncode == 2 and "unknown family typo" in run.stderr
+
+
+def test_report_of_a_gpu_runs_on_the_cpu(tmp_path):
+    run = benchmarks("--device", "cpu", "--no-tests", "--out", tmp_path, module="benchmarks.gpu_report")
+    assert run.returncode == 0, run.stderr
+    (page,), (data,) = tmp_path.glob("*.md"), tmp_path.glob("*.json")
+    rows = json.loads(data.read_text(encoding="utf-8"))["rows"]
+    for problem in {row["problem"] for row in rows}:
+        assert f"## {problem}" in page.read_text(encoding="utf-8")
+        losses = [row["loss"] for row in rows if row["problem"] == problem and "loss" in row]
+        assert losses and max(losses) == pytest.approx(min(losses), rel=1e-5 if "float32" in problem else 1e-2)

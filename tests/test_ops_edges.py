@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from problems import CALLS, INF, LOG_WEIGHT_GRADIENT, Problem, check, evaluate, from_scores, problem
+from problems import CALLS, INF, LOG_WEIGHT_GRADIENT, Problem, check, evaluate, from_scores, moved, problem
 
 from mi_ext import ops, reference
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "device")
 FLOATS = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 EVERY_CALL = pytest.mark.parametrize("call", CALLS)
 
@@ -71,8 +71,8 @@ def test_everything_excluded(call, why, dtype):
 def test_a_row_without_negatives_pulls_nowhere(asked, dtype):
     """−inf − p_i, where the positive is in no denominator: gradient 0, whichever way the gradient is computed."""
     log_weight = torch.full((4,), -INF, dtype=torch.float64)
-    x, y = normal(3, 2).to(dtype).requires_grad_(), normal(4, 2).to(dtype).requires_grad_("y" in asked)
-    exclusions = torch.arange(3), None, None, log_weight.requires_grad_("v" in asked)
+    x, y = (moved(normal(rows, 2).to(dtype)).requires_grad_(k in asked) for k, rows in (("x", 3), ("y", 4)))
+    exclusions = moved(torch.arange(3)), None, None, moved(log_weight).requires_grad_("v" in asked)
     loss = ops.dot_cross_entropy_sum(x, y, 1.3, exclusions, None, -INF, 0.0)
     assert loss == -INF
     loss.backward()
@@ -130,11 +130,11 @@ def test_tiny_losses(margin, asked, dtype):
     v = torch.zeros(50, dtype=torch.float64)
     target = torch.arange(50)
     truth, gradient = tiny_loss(reference, x.double(), y.double(), scale, target, v, asked)
-    loss, ours = tiny_loss(ops, x, y, scale, target, v, asked)
+    loss, ours = tiny_loss(ops, moved(x), moved(y), scale, moved(target), moved(v), asked)
     assert 0 < truth.item() < 50 * math.exp(-margin / 4)
-    torch.testing.assert_close(loss, truth, rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss.cpu(), truth, rtol=1e-4, atol=0)
     for g, expected in zip(ours, gradient, strict=True):
-        assert (g.double() - expected).norm() <= 1e-4 * expected.norm()
+        assert (g.cpu().double() - expected).norm() <= 1e-4 * expected.norm()
 
 
 def tiny_loss(implementation, x, y, scale, target, v, asked):
@@ -210,7 +210,7 @@ def test_global_partition_where_only_positives_count(dtype):
 @pytest.mark.parametrize("tau", [1e-6, 1.0, 1e4, INF])
 def test_clips(tau, dtype):
     p = problem(30, 50, 5, "everything", dtype, scale=20.0)
-    arguments = p.scale, p.bias, p.exclusions, tau
-    ours = ops.dot_clipped_log_partition(p.x, p.y, *arguments)
-    truth = reference.dot_clipped_log_partition(p.x.double(), p.y.double(), *arguments)
-    torch.testing.assert_close(ours, truth, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0)
+    sides, arguments = (moved(p.x), moved(p.y)), (p.scale, p.bias)
+    ours = ops.dot_clipped_log_partition(*sides, *arguments, tuple(map(moved, p.exclusions)), tau)
+    truth = reference.dot_clipped_log_partition(p.x.double(), p.y.double(), *arguments, p.exclusions, tau)
+    torch.testing.assert_close(ours.cpu(), truth, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0)

@@ -5,6 +5,7 @@ import torch
 from problems import (
     ALL,
     CALLS,
+    DEVICES,
     DTYPES,
     EXCLUSIONS,
     LAYOUTS,
@@ -23,8 +24,10 @@ from mi_ext import _C, ops
 
 BFLOAT16_PRODUCTS = [isa for isa in _C.available_isas() if isa.endswith(("+bf16", "+amx"))]
 COMPLETE = [isa for isa in _C.available_isas() if isa not in BFLOAT16_PRODUCTS]
+GPU = DEVICES[1:]
 FUSED = [call for call in CALLS if call.startswith(("cross-entropy", "log-partition"))]
 one_thread = pytest.mark.usefixtures("one_thread")
+on_every_device = pytest.mark.usefixtures("device")
 
 
 def on(isas):
@@ -45,7 +48,7 @@ def judged(call, shape, kind, dtype, wanted=ALL):
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("kind", EXCLUSIONS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@on(COMPLETE)
+@on(COMPLETE + GPU)
 def test_values_and_gradients(call, kind, dtype, isa):
     """16-bit inputs are widened and then take the way of float32."""
     for shape in shapes_for(kind) if dtype == wide(dtype) else SMALL_SHAPES:
@@ -66,7 +69,7 @@ def test_products_of_bfloat16(call, kind, isa):
 @pytest.mark.parametrize("wanted", [{"x"}, {"y"}, {"scale"}, {"external"}, {"bias"}, set()], ids=lambda w: "".join(w))
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("kind", ["targets", "everything, external"])
-@on(COMPLETE)
+@on(COMPLETE + GPU)
 def test_only_some_gradients(call, kind, wanted, isa):
     """Each set of wanted gradients has its own way through the engine: no dy asks for no second product."""
     for shape in SMALL_SHAPES[1:]:
@@ -75,6 +78,7 @@ def test_only_some_gradients(call, kind, wanted, isa):
 
 
 @one_thread
+@on_every_device
 @pytest.mark.parametrize("call", LOG_WEIGHT_GRADIENT)
 @pytest.mark.parametrize("kind", ["log-weights", "everything", "everything, external"])
 def test_gradient_of_log_weights(call, kind):
@@ -84,6 +88,7 @@ def test_gradient_of_log_weights(call, kind):
 
 
 @one_thread
+@on_every_device
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("side", ["x", "y"])
@@ -106,6 +111,7 @@ def test_threads(call, kind, threads):
             check(call, problem(*shape, kind, dtype), frozenset({"x"}))
 
 
+@on_every_device
 @pytest.mark.parametrize("call", ["cross-entropy", "log-partition"])
 @pytest.mark.parametrize("kind", ["targets", "everything, external"])
 def test_more_candidates_than_a_block_can_keep(call, kind):
@@ -115,6 +121,7 @@ def test_more_candidates_than_a_block_can_keep(call, kind):
 
 
 @one_thread
+@on_every_device
 @pytest.mark.parametrize("name", ["target", "x_label", "y_label", "v"])
 def test_side_inputs_may_be_strided(name):
     p = problem(11, 23, 5, "everything")

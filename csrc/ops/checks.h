@@ -55,6 +55,16 @@ inline void check_vector(const char* op, const char* name, const Tensor& t, int6
         length, "], but has shape ", shape_of(t));
 }
 
+inline std::string device_name(const Tensor& t) {
+  if (t.is_cpu()) return "cpu";
+  return (t.is_cuda() ? "cuda:" : "another device, number ") + std::to_string(t.get_device_index());
+}
+
+inline void check_device(const char* op, const char* name, const Tensor& t, const Tensor& x) {
+  check(t.is_cuda() == x.is_cuda() && t.is_cpu() == x.is_cpu() && t.get_device_index() == x.get_device_index(), op,
+        name, " must be on ", device_name(x), ", like x, but is on ", device_name(t), ": move it with .to(x.device)");
+}
+
 inline Tensor rows_contiguous(const Tensor& t) {
   const bool usable = t.size(1) <= 1 || t.stride(1) == 1;
   return usable && (t.size(0) <= 1 || t.stride(0) >= t.size(1)) ? t : torch::stable::contiguous(t);

@@ -40,8 +40,8 @@ def donsker_varadhan(
     if negatives == "offdiagonal":
         log_mean, p = _log_mean_exp(s)
     elif negatives == "all":
-        mass = torch.as_tensor(s.n_queries + s.negative_mass, dtype=torch.float64)
-        log_mean = s.log_partition(reduction="lse") - mass.log()
+        mass = s.n_queries + s.negative_mass
+        log_mean = s.log_partition(reduction="lse") - (mass.log() if isinstance(mass, Tensor) else math.log(mass))
         p = mean(s.positive)
     else:
         index = target_of_another_query(s, generator)
@@ -73,6 +73,7 @@ class DonskerVaradhanEMA(nn.Module):
     def forward(self, scores: Scores) -> Tensor:
         log_mean, p = _log_mean_exp(scores)
         batch = log_mean.detach()
+        validation.same_device("log_ema", self.log_ema, batch.device)
         log_ema = torch.where(self.log_ema.isnan(), batch, self.log_ema)
         if self.training:
             kept = math.log(self.momentum) if self.momentum > 0 else -math.inf

@@ -41,8 +41,9 @@ class SupCon(ContrastiveLoss):
     def _mean_positive_score(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """float64 ([n]: scale (<x_i, Σ_{p: same label} x_p> − <x_i, x_i>) / |P_i|, |P_i|)."""
         x = x.double()
-        _, group, size = torch.unique(labels, return_inverse=True, return_counts=True)
-        sums = x.new_zeros(len(size), x.shape[1]).index_add(0, group, x)
-        n_positives = size[group] - 1
+        ordered, _ = labels.sort()
+        group, stop = (torch.searchsorted(ordered, labels.contiguous(), right=right) for right in (False, True))
+        sums = torch.zeros_like(x).index_add(0, group, x)  # by the place of the class in the sorted labels
+        n_positives = stop - group - 1
         total = (x * (sums[group] - x)).sum(1)
         return self.scale * total / n_positives.clamp_min(1), n_positives

@@ -15,6 +15,7 @@ give the same numbers. A second derivative is an error: use `DenseScores` where 
 
 from .. import _C  # noqa: F401  registers torch.ops.mi_ext
 from . import fakes  # noqa: F401
+from .cuda import explain_missing_kernels
 from .dot import (
     dot_clipped_log_partition,
     dot_cross_entropy_sum,
@@ -39,6 +40,8 @@ from .joint import (
     joint_statistics,
 )
 from .ranking import dot_ranking
+
+explain_missing_kernels()
 
 __all__ = [
     "dot_clipped_log_partition",

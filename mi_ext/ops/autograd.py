@@ -8,8 +8,9 @@ from torch import Tensor
 
 
 def double(value, like: Tensor) -> Tensor:
+    """A 0-dim float64 tensor on the device of `like`, which is not waited for."""
     if isinstance(value, Tensor):
-        return value.to(torch.float64)
+        return value.to(like.device, torch.float64, non_blocking=like.is_cuda)
     return torch.full((), value, dtype=torch.float64, device=like.device)
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
 from ..reference import Exclusion
 from .autograd import double, first_derivative_only, quick_to_bind, scaled
+from .cuda import tf32
 
 _raw = torch.ops.mi_ext
 _first_derivative_only = first_derivative_only("DotScores", "DenseScores(scale * x @ y.T)")
@@ -61,7 +62,8 @@ def dot_softplus_sum(x, y, scale, bias, exclusions: Exclusion):
 def dot_clipped_log_partition(x, y, scale, bias, exclusions: Exclusion, tau: float) -> Tensor:
     """log Σ over negatives of exp(v_j + clamp(s_ij + bias, −tau, tau)), without a gradient."""
     with torch.no_grad():
-        return log_sum_exp(_raw.dot_clipped_lse(x, y, double(scale, x), double(bias, x), *_as_raw(exclusions), tau))
+        scalars = double(scale, x), double(bias, x)
+        return log_sum_exp(_raw.dot_clipped_lse(x, y, *scalars, *_as_raw(exclusions), tau, tf32(x)))
 
 
 def _as_raw(exclusions: Exclusion) -> Exclusion:
@@ -80,7 +82,7 @@ def _fusible(x, y, scale, exclusions, external_positive) -> bool:
 class _DotStatistics(torch.autograd.Function):
     @staticmethod
     def forward(x, y, scale, target, x_label, y_label, log_weight, columns):
-        return _raw.dot_statistics(x, y, scale, target, x_label, y_label, log_weight, columns)
+        return _raw.dot_statistics(x, y, scale, target, x_label, y_label, log_weight, columns, tf32(x))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -95,7 +97,8 @@ class _DotStatistics(torch.autograd.Function):
         if all(g is None for g in upstream):
             return (None,) * 8
         upstream = [s.new_zeros(s.shape) if g is None else g for g, s in zip(upstream, statistics, strict=True)]
-        dx, dy, dscale = _raw.dot_gradient(x, y, scale, *exclusions, *statistics, *upstream, ctx.needs_input_grad[1])
+        arguments = (*exclusions, *statistics, *upstream, ctx.needs_input_grad[1], tf32(x))
+        dx, dy, dscale = _raw.dot_gradient(x, y, scale, *arguments)
         dv = _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) if ctx.needs_input_grad[6] else None
         return dx.to(x.dtype), (dy.to(y.dtype) if ctx.needs_input_grad[1] else None), dscale, None, None, None, dv, None
 
@@ -105,7 +108,8 @@ def _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) -> Tenso
     x_one = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
     y_zero = torch.cat([y, y.new_zeros(len(y), 1)], dim=1)
     no_positive = torch.zeros_like(upstream[0])
-    _, dy, _ = _raw.dot_gradient(x_one, y_zero, scale, *exclusions, *statistics, no_positive, *upstream[1:], True)
+    arguments = (*exclusions, *statistics, no_positive, *upstream[1:], True, tf32(x))
+    _, dy, _ = _raw.dot_gradient(x_one, y_zero, scale, *arguments)
     return dy[:, -1].double() / scale
 
 
@@ -115,7 +119,7 @@ class _DotFused(torch.autograd.Function):
     @staticmethod
     def forward(x, y, scale, target, x_label, y_label, log_weight, external_positive, a, b, is_global, dy_wanted):
         exclusions = (target, x_label, y_label, log_weight)
-        return _raw.dot_fused(x, y, scale, *exclusions, external_positive, a, b, is_global, dy_wanted)
+        return _raw.dot_fused(x, y, scale, *exclusions, external_positive, a, b, is_global, dy_wanted, tf32(x))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -152,9 +156,8 @@ class _DotSoftplusSum(torch.autograd.Function):
 
     @staticmethod
     def forward(x, y, scale, bias, target, x_label, y_label, log_weight, query_gradient, candidate_gradient):
-        return _raw.dot_softplus_sum(
-            x, y, scale, bias, target, x_label, y_label, log_weight, query_gradient, candidate_gradient
-        )
+        wanted = query_gradient, candidate_gradient
+        return _raw.dot_softplus_sum(x, y, scale, bias, target, x_label, y_label, log_weight, *wanted, tf32(x))
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -53,17 +53,15 @@ class DotScores(SharedColumnScores):
         log_weight = self.exclusions.candidate_log_weight
         if log_weight is not None and log_weight.requires_grad:
             return self._softplus_by_columns().to(self.dtype)
-        bias = torch.as_tensor(self.bias, dtype=torch.float64, device=self.x.device)
-        total, positive = ops.dot_softplus_sum(self.x, self.y, self.scale, bias, self.exclusions.tensors)
+        total, positive = ops.dot_softplus_sum(self.x, self.y, self.scale, self.bias, self.exclusions.tensors)
         if positive is not None:
             self._keep("positive", positive.double)
         return total.to(self.dtype)
 
     def clipped_log_partition(self, tau: float) -> Tensor:
         with torch.no_grad():
-            bias = torch.as_tensor(self.bias, dtype=torch.float64, device=self.x.device)
-            value = ops.dot_clipped_log_partition(self.x, self.y, self.scale, bias, self.exclusions.tensors, tau)
-            return value.to(self.dtype)
+            sides = self.x, self.y, self.scale, self.bias
+            return ops.dot_clipped_log_partition(*sides, self.exclusions.tensors, tau).to(self.dtype)
 
     def shuffled(self, index: Tensor) -> Tensor:
         self._check_index(index)

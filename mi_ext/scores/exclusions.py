@@ -9,8 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import validation
 from ..log_domain import log_sum_exp
-from ..validation import readable
+
+
+def sum_over_equal(values: Tensor, keys: Tensor, weight: Tensor) -> Tensor:
+    """For each of the values the sum of the weights whose keys equal it; no shape depends on data, as with unique."""
+    keys, order = keys.sort()
+    sums = torch.cat([weight.new_zeros(1), weight[order].cumsum(0)])
+    start, stop = (torch.searchsorted(keys, values.contiguous(), right=right) for right in (False, True))
+    return sums[stop] - sums[start]
 
 
 @dataclass(frozen=True)
@@ -36,18 +44,17 @@ class Exclusions:
         return self.x_label is None and self.candidate_log_weight is None
 
     def row_counts(self) -> int | Tensor:
-        """Number of negatives of a query: an int where all rows agree, else int64 [n]."""
+        """Number of negatives of a query: an int where all rows agree and data can be read at once, else int64 [n]."""
         all_but_positive = max(self.m - (self.target is not None), 0)
         if self.uniform or self.n == 0:
             return all_but_positive
         kept = self._kept_columns()
         count = kept.sum().expand(self.n)
         if self.x_label is not None:
-            row, column, n_labels = self._label_index()
-            count = count - kept.new_zeros(n_labels).index_add(0, column, kept)[row]
+            count = count - sum_over_equal(self.x_label, self.y_label, kept)
         if self.target is not None:
             count = count - kept[self.target] * self._target_has_other_label()
-        if readable(count) and bool((count == count[0]).all()):
+        if validation.readable(count) and bool((count == count[0]).all()):
             return int(count[0])
         return count
 
@@ -55,8 +62,7 @@ class Exclusions:
         """float64 [m]: number of queries of which candidate j is a negative."""
         count = torch.full((self.m,), self.n, device=self.device)
         if self.x_label is not None:
-            row, column, n_labels = self._label_index()
-            count = count - torch.bincount(row, minlength=n_labels)[column]
+            count = count - sum_over_equal(self.y_label, self.x_label, torch.ones_like(self.x_label))
         if self.target is not None:
             count = count - torch.zeros_like(count).index_add(0, self.target, self._target_has_other_label())
         return (count * self._kept_columns()).double()
@@ -84,11 +90,6 @@ class Exclusions:
         if self.candidate_log_weight is None:
             return torch.ones(self.m, dtype=torch.int64, device=self.device)
         return (self.candidate_log_weight != -math.inf).long()
-
-    def _label_index(self) -> tuple[Tensor, Tensor, int]:
-        """Labels of rows and columns renumbered 0, 1, …, and how many there are."""
-        values, index = torch.unique(torch.cat([self.x_label, self.y_label]), return_inverse=True)
-        return index[: self.n], index[self.n :], values.numel()
 
     def _target_has_other_label(self) -> Tensor:
         """int64 [n]: 1 where the positive is not already excluded by its label."""

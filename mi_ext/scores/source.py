@@ -15,9 +15,10 @@ from .exclusions import Exclusions
 class Scores(ABC):
     """Scores of n queries, each with one positive and its negatives: what a bound or a loss may ask for.
 
-    Attributes: `n_queries`; `n_negatives` (K − 1) and `n_candidates` (K), an int where all rows agree, else int64 [n];
-    `dtype` of the results. Statistics are computed once, when first asked for, and kept with their graph: two backward
-    passes through one object need retain_graph=True.
+    Attributes: `n_queries`; `n_negatives` (K − 1) and `n_candidates` (K), an int where all rows agree, else int64 [n]
+    (on a GPU always where labels or log-weights decide: to compare the rows it would have to be waited for); `dtype` of
+    the results. Statistics are computed once, when first asked for, and kept with their graph: two backward passes
+    through one object need retain_graph=True.
     """
 
     def __init__(self, n_queries: int, dtype: torch.dtype):
