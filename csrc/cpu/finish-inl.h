@@ -84,19 +84,11 @@ MI_INLINE double scale_gradient(const DotProblem& p, const double* negatives_par
 // dL/da_i and dL/dz_i of the loss that `w` describes: the sum of row cross-entropies, or the global log-partition T.
 MI_INLINE void partition_gradients(int64_t n, const double* positive, const double* negative_lse,
                                    const PartitionWeights& w, double* row_weight, double* positive_gradient) {
-  const bool global = w.partition == Partition::kGlobal;
-  const double total = global ? partition_loss(n, positive, negative_lse, w) : 0;
+  const double total = w.partition == Partition::kGlobal ? partition_loss(n, positive, negative_lse, w) : 0;
   for (int64_t i = 0; i < n; i++) {
-    const double z = positive ? positive[i] : -kInfinity;
-    if (!global) {
-      row_weight[i] = negative_probability(z, negative_lse[i], w);
-      positive_gradient[i] = -row_weight[i];
-    } else if (total == -kInfinity) {
-      row_weight[i] = positive_gradient[i] = 0;
-    } else {
-      row_weight[i] = std::exp(negative_lse[i] + w.negative_log_weight - total);
-      positive_gradient[i] = std::exp(z + w.positive_log_weight - total);
-    }
+    const PartitionGradient g = partition_gradient(positive ? positive[i] : -kInfinity, negative_lse[i], total, w);
+    row_weight[i] = g.negative_lse;
+    positive_gradient[i] = g.positive;
   }
 }
 
