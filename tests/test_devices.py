@@ -153,9 +153,7 @@ class Recording(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(
-    "call", [call for call in CALLS if not call.startswith("importance")]
-)  # no kernels for GPUs yet
+@pytest.mark.parametrize("call", [call for call in CALLS if not call.startswith("importance")])  # CPU only, as yet
 @pytest.mark.parametrize("chosen", ["tf32", "ieee"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_tf32_where_torch_uses_it(call, chosen, dtype, precision):
@@ -167,6 +165,14 @@ def test_tf32_where_torch_uses_it(call, chosen, dtype, precision):
         target = torch.empty(5, dtype=torch.int64, device="cuda")
         CALLS[call](ops, type(p)(**vars(p) | {"exclusions": (target, None, None, None)}), leaves | on_gpu)
         assert mode and record.tf32 == [chosen == "tf32" and dtype == torch.float32]
+
+
+def test_stats_on_a_gpu_go_without_ranks():
+    """Ranks have a kernel on the CPU alone; a loss gives the rest of its statistics."""
+    with FakeTensorMode(), torch.no_grad():
+        x = torch.empty(5, 3, device="cuda")
+        _, stats = losses.InfoNCE()(x, x.clone(), return_stats=True)
+    assert set(stats) == {"mi", "log_partition", "n_negatives"}
 
 
 def test_no_tf32_on_the_cpu(precision):
