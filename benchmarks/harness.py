@@ -101,7 +101,7 @@ def timed_rows(case: Case, effort: Effort) -> list[dict]:
     for name, taken in samples.items():
         row = {"competitor": name, "seconds": medians[name], "rounds": len(taken)}
         row["ratio"] = medians[name] / medians[OURS]
-        if case.flops is not None:
+        if case.flops is not None and name != case.yardstick:  # whose flops are others
             row["rate"] = case.flops / medians[name]
             row["peak_share"] = median(case.flops / (seconds * peak) for seconds, peak in taken)
         if name == OURS and case.yardstick is not None:

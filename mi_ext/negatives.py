@@ -101,9 +101,7 @@ def resample(scores: SharedColumnScores, num_samples: int, generator: torch.Gene
     for b, (start, stop) in enumerate(blocks):
         (here,) = (block_of == b).nonzero(as_tuple=True)
         if len(here) > 0:
-            share = (
-                _weighted_block(scores, start, stop).softmax(1).nan_to_num(0.0)
-            )  # rows without mass: never asked for
+            share = _weighted_block(scores, start, stop).softmax(1).nan_to_num(0.0)  # NaN: no mass here, so not picked
             drawn[here] = start + _pick(share, row.reshape(-1)[here], rest[here])[0]
     return drawn.reshape(n, num_samples)
 

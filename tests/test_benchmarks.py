@@ -56,7 +56,11 @@ def test_times_and_ratios(rows):
     assert {row["family"] for row in timed} == FAMILIES - {"memory", "accuracy"}
     ours = {(row["family"], row["problem"]): row["seconds"] for row in timed if row["competitor"] == "mi_ext"}
     for row in timed:
-        assert row["seconds"] > 0 and row["rate"] > 0 and row["peak_share"] > 0
+        if row["competitor"] == "mi_ext InfoNCE":  # a yardstick, of other flops than the case's
+            assert "rate" not in row and "peak_share" not in row
+        else:
+            assert row["rate"] > 0 and row["peak_share"] > 0
+        assert row["seconds"] > 0
         assert row["ratio"] == pytest.approx(row["seconds"] / ours[row["family"], row["problem"]])
 
 

@@ -97,11 +97,10 @@ struct Sigmoids {
   void weigh(T* s) {
     for (int64_t r = 0; r < kGroup; r += kLanes<T>) {
       const Vec<T> score = load(s + r), zero = {};
-      const Vec<T> t = exp2<T>(score > zero ? -score : score), inverse = T(1) / (t + T(1));
-      const Vec<T> sigmoid = score > zero ? inverse : t * inverse;
-      value += max<T>(score, zero) * T(kLn2) + log1p<T>(t);
-      weight += sigmoid;
-      store(s + r, sigmoid);
+      const Logistic<T> of = logistic<T>(score, T(kLn2), exp2<T>(score > zero ? -score : score));
+      value += of.softplus;
+      weight += of.sigmoid;
+      store(s + r, of.sigmoid);
     }
   }
   void fold() {

@@ -91,13 +91,11 @@ struct SoftplusWeights {
       exp2_all<T>(e);
 #pragma GCC unroll 6
       for (int row = 0; row < kRows; row++) {
-        const Vec<T> score = s.at[row][v], t = e[row];
-        const Vec<T> inverse = T(1) / (t + T(1));
+        const Logistic<T> of = logistic<T>(s.at[row][v], T(kLn2), e[row]);
         const Vec<T> u = broadcast(factor ? factor[j + row] : T(1));
-        const Vec<T> sigmoid = u * (score > zero ? inverse : t * inverse);
-        value_sum += u * (max<T>(score, zero) * T(kLn2) + log1p<T>(t));
-        weight_sum += sigmoid;
-        store(out + row * kQueryBlock + v * kLanes<T>, sigmoid);
+        value_sum += u * of.softplus;
+        weight_sum += u * of.sigmoid;
+        store(out + row * kQueryBlock + v * kLanes<T>, u * of.sigmoid);
       }
       const int64_t at = lane + v * kLanes<T>;
       store(value + at, load(value + at) + value_sum);

@@ -160,10 +160,9 @@ struct GroupScores {
   template <int kFetched>
   void of(const T* u, const RowGroup<T>& group, int64_t width, T* s) const {
     group_products<T, kFetched>(u, group, width, s);
-    const Vec<T> low = broadcast(-clip), high = broadcast(clip);
     for (int64_t r = 0; r < kGroup; r += kLanes<T>) {
       Vec<T> score = load(s + r) * factor + bias;
-      if (clip != 0) score = score < low ? low : (score > high ? high : score);
+      if (clip != 0) score = min<T>(broadcast(clip), max<T>(broadcast(-clip), score));
       store(s + r, score);
     }
     for (int64_t r = group.count; r < kGroup; r++) s[r] = -std::numeric_limits<T>::infinity();

@@ -94,13 +94,12 @@ MI_NOINLINE SoftplusSums softplus_of_row(T* s, int64_t count, const T* factor) {
   Vec<T> value = {}, weight = {};
   for (int64_t c = 0; c < count; c += kLanes<T>) {
     const Vec<T> score = load(s + c), zero = {};
-    const Vec<T> t = exp2<T>((score > zero ? -score : score) * static_cast<T>(kLog2E));
-    const Vec<T> inverse = T(1) / (t + T(1));
+    const Vec<T> decay = exp2<T>((score > zero ? -score : score) * static_cast<T>(kLog2E));
+    const Logistic<T> of = logistic<T>(score, T(1), decay);
     const Vec<T> u = factor ? load(factor + c) : broadcast(T(1));
-    const Vec<T> sigmoid = u * (score > zero ? inverse : t * inverse);
-    value += u * (max<T>(zero, score) + log1p<T>(t));
-    weight += sigmoid;
-    store(s + c, sigmoid);
+    value += u * of.softplus;
+    weight += u * of.sigmoid;
+    store(s + c, u * of.sigmoid);
   }
   return {horizontal_sum<T>(value), horizontal_sum<T>(weight)};
 }

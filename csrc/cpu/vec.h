@@ -209,5 +209,16 @@ MI_INLINE Vec<T> log1p(Vec<T> t) {
   return T(2) * z * p;
 }
 
+// softplus(s) and sigmoid(s) from decay = e^{-|s|}; s = nats * score, exact where either of them is tiny.
+template <class T>
+struct Logistic {
+  Vec<T> softplus, sigmoid;
+};
+template <class T>
+MI_INLINE Logistic<T> logistic(Vec<T> score, T nats, Vec<T> decay) {
+  const Vec<T> zero = {}, inverse = T(1) / (decay + T(1));
+  return {max<T>(score, zero) * nats + log1p<T>(decay), score > zero ? inverse : decay * inverse};
+}
+
 }  // namespace MI_ISA
 }  // namespace mi
