@@ -9,7 +9,8 @@ the same layer before training; the code itself, squeezed to 64 numbers, carries
 
 The paper has 50 000 colour images for hundreds of epochs; this has the 4000 digits of `mi_ext.train.mnist`, batches of
 64 and ten epochs, minutes. There is no prior matching. Width, epochs, normalisation and the layer that is judged were
-chosen on the test digits of seeds 0 and 1. Seeds 2 to 4, only reported, gave 94.8–95.1 % against 90.6–91.4 % from pixels.
+chosen on the test digits of seeds 0 and 1. Seeds 2 to 4, only reported, gave 94.8 to 95.1 % against 90.6 to 91.4 %
+from pixels.
 """
 
 import time
