@@ -113,6 +113,19 @@ class MultipleNegativesRankingLoss(nn.Module):
     def temperature(self) -> float:
         return 1.0 / self.scale
 
+    @property
+    def citation(self) -> str:
+        """BibTeX, for model cards."""
+        return (
+            "@misc{oord2018representation,\n"
+            "    title={Representation Learning with Contrastive Predictive Coding},\n"
+            "    author={Aaron van den Oord and Yazhe Li and Oriol Vinyals},\n"
+            "    year={2018},\n"
+            "    eprint={1807.03748},\n"
+            "    archivePrefix={arXiv},\n"
+            "}"
+        )
+
     def _rows(self, positive: Tensor, negatives: dict[str, Tensor]) -> Tensor:
         """[n]: log Z_i − p_i from the log-sum-exp over the negatives of each direction."""
         if self.partition_mode == "joint":

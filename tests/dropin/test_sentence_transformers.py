@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from side_by_side import check_same, parameters, raises_alike, saved_bytes
+from side_by_side import check_same, largest, parameters, raises_alike, saved_bytes
 from torch import distributed, nn
 
 from mi_ext.dropin import sentence_transformers as ours
@@ -161,11 +161,13 @@ def test_some_queries_at_a_time(peer, monkeypatch):
 @pytest.mark.parametrize("options", [{}, {"directions": DIRECTIONS[-1]}, {"hardness_mode": "all_negatives"}], ids=str)
 @pytest.mark.parametrize("similarity", [ours.cos_sim, negative_distance])
 def test_nothing_of_the_size_of_the_scores_is_kept(options, similarity):
-    n = 2048
+    n = 1280
     inputs = [torch.randn(n, WIDTH, requires_grad=True) for _ in range(3)]
     loss = ours.MultipleNegativesRankingLoss(None, similarity_fct=similarity, hardness_strength=1.0, **options)
     kept = saved_bytes(lambda: loss.compute_loss_from_embeddings(inputs, None))
     assert 0 < kept <= 256 * 3 * n * WIDTH < n * n * 4
+    bar = 4 * n * WIDTH if similarity is ours.cos_sim else 1 << 20
+    assert largest(lambda: loss.compute_loss_from_embeddings(inputs, None)) <= bar < n * n
 
 
 @pytest.mark.parametrize("similarity", [ours.cos_sim, skewed])
