@@ -16,7 +16,7 @@ def found(request, tmp_path_factory):
     """(results of each rank, the whole batch, its rows on each rank)."""
     ranks = request.param
     folder = tmp_path_factory.mktemp(f"ranks_{ranks}")
-    multiprocessing.set_forkserver_preload(["distributed_workers"])  # torch is imported once for all ranks
+    multiprocessing.set_forkserver_preload(["mi_ext.distributed"])  # imported once for all ranks
     options = {"nprocs": ranks, "start_method": "forkserver"}
     torch.multiprocessing.start_processes(worker, (ranks, str(folder)), **options)
     rows = ROWS[ranks]
