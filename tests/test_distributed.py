@@ -5,6 +5,7 @@ import multiprocessing
 import pytest
 import torch
 import torch.multiprocessing
+from distributed_peers import CASES
 from distributed_workers import LOSSES, ROWS, Encoder, batch, dense, value_and_gradients, worker
 
 from mi_ext import DenseScores, DotScores, bounds
@@ -119,6 +120,20 @@ def test_group(found):
 def test_summed_gradient(found):
     parts, _, rows = found
     assert all(part["summed gradient"] == sum(range(1, len(rows) + 1)) for part in parts)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_drop_ins(found, name):
+    """The loss of each rank, and what of it reaches each rank's features, scale and bias, are those of the peer."""
+    tolerance = {"rtol": 1e-9, "atol": 1e-12} if CASES[name].dtype == torch.float64 else {"rtol": 2e-5, "atol": 2e-6}
+    for part in found[0]:
+        if part["peers"][name] is None:
+            pytest.skip(f"{CASES[name].peer.partition('.')[0]} is not installed")
+        (value, gradients), (expected, expected_gradients) = part["peers"][name]
+        torch.testing.assert_close(value, expected, **tolerance)
+        for ours, theirs in zip(gradients, expected_gradients, strict=True):
+            both = [torch.zeros(()) if t is None else t for t in (ours, theirs)]
+            torch.testing.assert_close(*torch.broadcast_tensors(*both), check_dtype=False, **tolerance)
 
 
 class TestOneProcess:
