@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Any torch from 2.10 on; name another to build against a CUDA torch.
 TORCH ?= torch==2.13.0
+# Packages that mi_ext.dropin is tested beside, without what they depend on (torchvision, timm, …): their losses do not need it.
+PEERS = lightly==1.6.0 open_clip_torch==3.3.0 inf-cl==1.2.1 cut-cross-entropy==25.1.1
 BIN = $(VENV)/bin
 SOURCES = $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
@@ -43,7 +45,8 @@ $(VENV)/created: pyproject.toml
 	touch $@
 
 $(VENV)/built: $(VENV)/created $(SOURCES)
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test,benchmark,lint,docs]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test,benchmark,lint,docs,peers]'
+	$(BIN)/pip install --quiet --no-deps $(PEERS)
 	touch $@
 
 cuda-venv: $(CUDA_VENV)/ready

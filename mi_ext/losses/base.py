@@ -24,11 +24,14 @@ class ContrastiveLoss(nn.Module):
         return 1.0 / self.temperature
 
     def embed(self, name: str, z: Tensor) -> Tensor:
-        """Rows of unit length if `normalize`; lengths in at least float32, since 1e-12 is 0 in float16."""
+        """Rows of unit length if `normalize`."""
         validation.floating_matrix(name, z)
-        if not self.normalize:
-            return z
-        return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1).to(z.dtype)
+        return unit_vectors(z) if self.normalize else z
+
+
+def unit_vectors(z: Tensor) -> Tensor:
+    """[..., d], each divided by its length; lengths in at least float32, since 1e-12 is 0 in float16."""
+    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1).to(z.dtype)
 
 
 def stats_of(scores: Scores, estimate) -> dict:

@@ -20,6 +20,7 @@ from .dot import (
     dot_clipped_log_partition,
     dot_cross_entropy_sum,
     dot_log_partition,
+    dot_lse_gradient,
     dot_softplus_sum,
     dot_statistics,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "dot_clipped_log_partition",
     "dot_cross_entropy_sum",
     "dot_log_partition",
+    "dot_lse_gradient",
     "dot_ranking",
     "dot_softplus_sum",
     "dot_statistics",

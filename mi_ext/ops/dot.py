@@ -66,6 +66,18 @@ def dot_clipped_log_partition(x, y, scale, bias, exclusions: Exclusion, tau: flo
         return log_sum_exp(_raw.dot_clipped_lse(x, y, *scalars, *_as_raw(exclusions), tau, tf32(x)))
 
 
+def dot_lse_gradient(x, y, scale, exclusions: Exclusion, lse, upstream, candidate_gradient: bool):
+    """(dx, dy or None, dscale) of Σ_i upstream_i lse_i, where y is some of the candidates that lse [n] is a sum over.
+
+    A pair's weight is upstream_i exp(s_ij + v_j − lse_i): a block of candidates needs nothing of the others but lse.
+    """
+    unused = lse.new_zeros(0 if exclusions[0] is None else len(x))
+    statistics, upstreams = (unused, lse, lse[:0]), (unused, upstream, lse[:0])
+    sides = x, y, double(scale, x), *_as_raw(exclusions)
+    dx, dy, dscale = _raw.dot_gradient(*sides, *statistics, *upstreams, candidate_gradient, tf32(x))
+    return dx, (dy if candidate_gradient else None), dscale
+
+
 def _as_raw(exclusions: Exclusion) -> Exclusion:
     target, x_label, y_label, log_weight = exclusions
     return target, x_label, y_label, None if log_weight is None else log_weight.to(torch.float64)
