@@ -1,0 +1,121 @@
+"""What the losses of labelled pairs share: pytorch-metric-learning's arguments, and which pairs are meant."""
+
+import copy
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from .. import validation
+from ..scores import DotScores
+from ._embeddings import unit_rows
+
+
+class PairLoss(nn.Module, ABC):
+    """What both losses share.
+
+    forward(embeddings [n, d], labels=None, indices_tuple=None, ref_emb=None, ref_labels=None): anchors are the
+    embeddings with integer labels [n], candidates ref_emb [m, d] with ref_labels [m], by default the same: then, and if
+    both labels are one tensor, candidate i is left out for anchor i. Same label: positive, other label: negative.
+    indices_tuple names pairs instead, as miners do: (anchor, positive, negative) or (anchor, positive, anchor,
+    negative). The result is 0 with a graph if there is no positive or no negative pair, or at most one of each.
+
+    distance: None or CosineSimilarity(), or DotProductSimilarity(), which normalises only if told to; others are a
+    ValueError: they are no products. reducer, embedding_regularizer (times embedding_reg_weight, added) as the
+    package's. The result has the dtype of the embeddings. ValueError without labels and indices, and for wrong shapes.
+    """
+
+    def __init__(
+        self,
+        temperature,
+        distance=None,
+        reducer=None,
+        embedding_regularizer=None,
+        embedding_reg_weight=1,
+        collect_stats=None,
+    ):
+        super().__init__()
+        kind = type(distance).__name__
+        if distance is not None and (kind not in ("CosineSimilarity", "DotProductSimilarity") or distance.power != 1):
+            raise ValueError(
+                f"distance: expected CosineSimilarity or DotProductSimilarity of power 1, got {distance!r}"
+            )
+        self.temperature = temperature
+        self.distance = distance
+        self.reducer = copy.deepcopy(reducer)
+        self.embedding_regularizer = embedding_regularizer
+        self.embedding_reg_weight = embedding_reg_weight
+        self.collect_stats = bool(collect_stats)
+
+    def forward(self, embeddings, labels=None, indices_tuple=None, ref_emb=None, ref_labels=None) -> Tensor:
+        if labels is None and indices_tuple is None:
+            raise ValueError("labels, indices_tuple: expected one of them, got none")
+        _check_shapes("embeddings", embeddings, "labels", labels)
+        labels = None if labels is None else labels.to(embeddings.device)
+        if ref_emb is None:
+            ref_emb, ref_labels = embeddings, labels
+        _check_shapes("ref_emb", ref_emb, "ref_labels", ref_labels)
+        if indices_tuple is not None:
+            return self._of_indices(embeddings, labels, ref_emb, indices_tuple)
+        own = None
+        if ref_labels is None or ref_labels is labels:
+            own = torch.arange(len(labels), device=labels.device)
+            ref_emb, ref_labels = (ref_emb if ref_labels is labels else ref_emb[: len(labels)]), labels
+        return self.of_labels(embeddings, labels, ref_emb, ref_labels, own)
+
+    def of_labels(self, embeddings, labels, ref_emb, ref_labels, own: Tensor | None) -> Tensor:
+        """The loss of all pairs; own int64 [n]: the candidate that is anchor i itself and is left out for it."""
+        x, y = self._both(embeddings, ref_emb)
+        labels, ref_labels = validation.label_pair((labels, ref_labels.to(labels.device)), len(x), len(y), x)
+        return self._reduce(self._label_losses(x, y, labels, ref_labels, own), embeddings, labels)
+
+    def _of_indices(self, embeddings, labels, ref_emb, indices_tuple) -> Tensor:
+        pairs = indices_tuple if len(indices_tuple) == 4 else (*indices_tuple[:2], indices_tuple[0], indices_tuple[2])
+        if all(len(t) <= 1 for t in pairs) or len(pairs[0]) == 0 or len(pairs[2]) == 0:
+            return self._reduce(None, embeddings, labels)
+        return self._reduce(self._index_losses(*self._both(embeddings, ref_emb), *pairs), embeddings, labels)
+
+    @abstractmethod
+    def _label_losses(self, x, y, labels, ref_labels, own):
+        """(losses float64, what each belongs to, the name of that) or None."""
+
+    @abstractmethod
+    def _index_losses(self, x, y, anchor, positive, anchor_of_negative, negative):
+        """As `_label_losses`."""
+
+    @abstractmethod
+    def _mean(self, losses: Tensor) -> Tensor:
+        """Without a reducer."""
+
+    def _both(self, embeddings: Tensor, ref_emb: Tensor) -> tuple[Tensor, Tensor]:
+        as_they_are = self.distance is not None and not self.distance.normalize_embeddings
+        x = embeddings if as_they_are else unit_rows(embeddings)
+        if ref_emb is embeddings:
+            return x, x
+        return x, ref_emb if as_they_are else unit_rows(ref_emb)
+
+    def _negative_lse(self, x: Tensor, y: Tensor, own: Tensor | None, labels=None) -> Tensor:
+        """float64 [n]: log-sum-exp over candidates other than the own one and those with the anchor's label."""
+        rest = {"positive": x} if own is None else {"target": own}
+        return DotScores(x, y, 1 / self.temperature, labels=labels, **rest).double().negative_lse
+
+    def _reduce(self, found, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        losses, indices, kind = (0, None, "already_reduced") if found is None else found
+        if found is not None:
+            losses = losses.to(embeddings.dtype)
+        if self.reducer is not None:
+            parts = {"losses": losses, "indices": indices, "reduction_type": kind}
+            loss = self.reducer({"loss": parts}, embeddings, labels)
+        else:
+            loss = (embeddings * 0).sum() if found is None else self._mean(losses)
+        if self.embedding_regularizer is not None:
+            loss = loss + self.embedding_regularizer(embeddings) * self.embedding_reg_weight
+        return loss
+
+
+def _check_shapes(name: str, embeddings: Tensor, labels_name: str, labels: Tensor | None) -> None:
+    if embeddings.dim() != 2:
+        raise ValueError(f"{name}: expected two dimensions [n, d], got shape {tuple(embeddings.shape)}")
+    if labels is not None and labels.shape != embeddings.shape[:1]:
+        expected = f"one for each row of {name}, shape ({len(embeddings)},)"
+        raise ValueError(f"{labels_name}: expected {expected}, got {tuple(labels.shape)}")

@@ -1,0 +1,228 @@
+"""pytorch-metric-learning (2.9): losses of labelled pairs, a memory across batches, two augmentations as labels.
+
+    from mi_ext.dropin.pytorch_metric_learning import CrossBatchMemory, NTXentLoss, SelfSupervisedLoss, SupConLoss
+
+The package's miners, reducers and regularizers work with these losses, and its losses with these wrappers.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..log_domain import row_cross_entropy
+from ._pair_loss import PairLoss
+from ._pairs import equal_pairs, grouped_log_sum_exp, pair_scores, row_sums_of_equal
+
+_WITH_MEMORY = frozenset(
+    """AngularLoss CircleLoss ContrastiveLoss GeneralizedLiftedStructureLoss IntraPairVarianceLoss LiftedStructureLoss
+    MarginLoss MultiSimilarityLoss NCALoss NTXentLoss SignalToNoiseRatioContrastiveLoss SupConLoss TripletMarginLoss
+    TupletMarginLoss""".split()
+)
+_OF_AUGMENTATIONS = _WITH_MEMORY - {"MarginLoss"}
+
+
+class NTXentLoss(PairLoss):
+    """Mean over positive pairs (a, p) of −log [e^{s_ap} / (e^{s_ap} + Σ_{n negative of a} e^{s_an})], s = cosine/T.
+
+    A term for each pair: that positive is in its denominator, the anchor's other positives are not. Minimise; nats.
+    Normalises. Kept for the backward pass: O((n + m) d) and a few numbers for each positive pair. `PairLoss` says what
+    forward takes. The package adds the smallest float to each probability, so that its terms end at 87; ours do not.
+    """
+
+    def __init__(self, temperature=0.07, **kwargs):
+        super().__init__(temperature, **kwargs)
+
+    def _label_losses(self, x, y, labels, ref_labels, own):
+        anchor, positive = equal_pairs(labels, ref_labels)
+        n_negative = len(x) * len(y) - len(anchor)
+        if own is not None:
+            others = positive != own[anchor]
+            anchor, positive = anchor[others], positive[others]
+        if len(anchor) == 0 or n_negative == 0 or (len(anchor) == 1 and n_negative == 1):
+            return None
+        return self._losses(x, y, anchor, positive, self._negative_lse(x, y, own, (labels, ref_labels)))
+
+    def _index_losses(self, x, y, anchor, positive, anchor_of_negative, negative):
+        scores = pair_scores(x, y, anchor_of_negative, negative) / self.temperature
+        negative_lse = grouped_log_sum_exp(scores, anchor_of_negative, len(x))
+        return self._losses(x, y, anchor, positive, negative_lse)
+
+    def _losses(self, x, y, anchor, positive, negative_lse):
+        scores = pair_scores(x, y, anchor, positive) / self.temperature
+        return row_cross_entropy(scores, negative_lse[anchor], 0.0, 0.0), (anchor, positive), "pos_pair"
+
+    def _mean(self, losses: Tensor) -> Tensor:
+        return losses.mean()
+
+
+class SupConLoss(PairLoss):
+    """Mean over anchors of log Σ_k e^{s_ak} − mean over its positives of s_ap, s = cosine/T.
+
+    All candidates, positives and negatives, are in the denominator, the anchor itself is not. The mean is over anchors
+    with a term > 0: those without positives have 0 and do not count. Minimise; nats. Normalises. Memory: O((n + m) d),
+    since positive scores are summed by classes. `PairLoss` says what forward takes.
+    """
+
+    def __init__(self, temperature=0.1, **kwargs):
+        super().__init__(temperature, **kwargs)
+
+    def _label_losses(self, x, y, labels, ref_labels, own):
+        sums, count = row_sums_of_equal(labels, ref_labels, y.double())
+        n_negative = len(x) * len(y) - count.sum()
+        if own is not None:
+            sums, count = sums - y[own].double(), count - 1
+        if not (count.sum() > 0 and n_negative > 0) or (count.sum() == 1 and n_negative == 1):
+            return None
+        attraction = (x.double() * sums).sum(1) / self.temperature
+        return self._losses(self._negative_lse(x, y, own), attraction, count)
+
+    def _index_losses(self, x, y, anchor, positive, anchor_of_negative, negative):
+        n, m = len(x), len(y)
+        pairs = [(i * m + j).unique() for i, j in ((anchor, positive), (anchor_of_negative, negative))]
+        either, times = torch.cat(pairs).unique(return_counts=True)
+        if (times > 1).any():
+            raise AssertionError("indices_tuple: expected each pair as positive or as negative, got one as both")
+        denominator = grouped_log_sum_exp(self._pair_scores(x, y, either), either // m, n)
+        group, scores = pairs[0] // m, self._pair_scores(x, y, pairs[0])
+        return self._losses(denominator, scores.new_zeros(n).index_add(0, group, scores), group.bincount(minlength=n))
+
+    def _pair_scores(self, x: Tensor, y: Tensor, pair: Tensor) -> Tensor:
+        return pair_scores(x, y, pair // len(y), pair % len(y)) / self.temperature
+
+    def _losses(self, denominator, attraction, count):
+        losses = torch.where(count > 0, denominator - attraction / count.clamp_min(1), 0.0)
+        return losses, torch.arange(len(losses), device=losses.device), "element"
+
+    def _mean(self, losses: Tensor) -> Tensor:
+        counts = ~(losses <= 0)  # NaN counts
+        return torch.where(counts, losses, 0.0).sum() / counts.sum().clamp_min(1)
+
+
+class CrossBatchMemory(nn.Module):
+    """A loss whose candidates are the last memory_size embeddings, those of this batch among them.
+
+    loss: `NTXentLoss`, `SupConLoss`, or one of the package's for pairs or triplets; miner: None or one of the
+    package's. Buffers `embedding_memory` [memory_size, embedding_size], `label_memory` int64 [memory_size], a ring that
+    is written from `queue_idx` on; they get no gradient. `has_been_filled` says whether it was filled once.
+
+    forward(embeddings, labels, indices_tuple=None, enqueue_mask=None): the batch is written first; an anchor's own slot
+    is no positive of it. With enqueue_mask bool [n] only those rows are written, and only the others are anchors.
+    indices_tuple adds pairs to the miner's, or to all pairs, which are then listed. Without both nothing n×memory_size
+    is kept by the losses of this module. AssertionError for more embeddings than memory_size; ValueError for
+    indices_tuple and enqueue_mask together. The package has a batch of one keep its own slot; here it does not.
+    """
+
+    embedding_memory: Tensor
+    label_memory: Tensor
+
+    def __init__(self, loss, embedding_size, memory_size=1024, miner=None, **kwargs):
+        super().__init__()
+        _check_supported(type(self), loss, _WITH_MEMORY)
+        self.collect_stats = bool(kwargs.pop("collect_stats", None))
+        _no_more(kwargs)
+        self.loss = loss
+        self.miner = miner
+        self.embedding_size = embedding_size
+        self.memory_size = memory_size
+        self.reset_queue()
+
+    def reset_queue(self) -> None:
+        self.register_buffer("embedding_memory", torch.zeros(self.memory_size, self.embedding_size))
+        self.register_buffer("label_memory", torch.zeros(self.memory_size, dtype=torch.long))
+        self.has_been_filled = False
+        self.queue_idx = 0
+
+    def forward(self, embeddings, labels, indices_tuple=None, enqueue_mask=None) -> Tensor:
+        if indices_tuple is not None and enqueue_mask is not None:
+            raise ValueError("indices_tuple, enqueue_mask: expected at most one of them, got both")
+        if enqueue_mask is None and len(embeddings) > self.memory_size:
+            raise AssertionError(
+                f"embeddings: expected at most memory_size = {self.memory_size}, got {len(embeddings)}"
+            )
+        if enqueue_mask is not None and len(enqueue_mask) != len(embeddings):
+            raise AssertionError(f"enqueue_mask: expected {len(embeddings)} entries, got {len(enqueue_mask)}")
+        labels = labels.to(embeddings.device)
+        self.embedding_memory = self.embedding_memory.to(embeddings)
+        self.label_memory = self.label_memory.to(labels)
+        if enqueue_mask is None:
+            self.add_to_memory(embeddings, labels, len(embeddings))
+        else:
+            self.add_to_memory(embeddings[enqueue_mask], labels[enqueue_mask], int(enqueue_mask.sum()))
+            embeddings, labels = embeddings[~enqueue_mask], labels[~enqueue_mask]
+        filled = self.memory_size if self.has_been_filled else self.queue_idx
+        memory = self.embedding_memory[:filled], self.label_memory[:filled]
+        own = self.curr_batch_idx if enqueue_mask is None else None
+        if self.miner is None and indices_tuple is None and isinstance(self.loss, PairLoss):
+            return self.loss.of_labels(embeddings, labels, *memory, own)
+        pairs = self.create_indices_tuple(embeddings, labels, *memory, indices_tuple, own is not None)
+        return self.loss(embeddings, labels, pairs, *memory)
+
+    @torch.no_grad()
+    def add_to_memory(self, embeddings, labels, batch_size) -> None:
+        start = self.queue_idx
+        self.curr_batch_idx = torch.arange(start, start + batch_size, device=labels.device) % self.memory_size
+        self.embedding_memory[self.curr_batch_idx] = embeddings
+        self.label_memory[self.curr_batch_idx] = labels
+        self.queue_idx = (start + batch_size) % self.memory_size
+        self.has_been_filled = self.has_been_filled or start + batch_size >= self.memory_size
+
+    def create_indices_tuple(
+        self, embeddings, labels, E_mem, L_mem, input_indices_tuple, do_remove_self_comparisons
+    ) -> tuple[Tensor, ...]:
+        """The miner's pairs or triplets, else all pairs, without own slots as positives; then the caller's."""
+        if self.miner is not None:
+            found = self.miner(embeddings, labels, E_mem, L_mem)
+        else:
+            found = *equal_pairs(labels, L_mem), *(labels[:, None] != L_mem).nonzero(as_tuple=True)
+        if do_remove_self_comparisons:
+            others = found[1] != self.curr_batch_idx[found[0]]
+            of_positives = found if len(found) == 3 else found[:2]
+            found = *(t[others] for t in of_positives), *found[len(of_positives) :]
+        if input_indices_tuple is None:
+            return found
+        given = _of_length(len(found), input_indices_tuple)
+        return tuple(torch.cat([ours, theirs.to(ours.device)]) for ours, theirs in zip(found, given, strict=True))
+
+
+class SelfSupervisedLoss(nn.Module):
+    """loss of (embeddings [n, d], ref_emb [n, d]), two augmentations of the same items, each of which is a label.
+
+    symmetric: both are anchors and candidates, 2n of each; otherwise the embeddings are anchors, ref_emb candidates.
+    loss: as `CrossBatchMemory`, but for MarginLoss.
+    """
+
+    def __init__(self, loss, symmetric=True, **kwargs):
+        super().__init__()
+        _check_supported(type(self), loss, _OF_AUGMENTATIONS)
+        _no_more(kwargs)
+        self.loss = loss
+        self.symmetric = symmetric
+
+    def forward(self, embeddings, ref_emb) -> Tensor:
+        labels = torch.arange(len(embeddings), device=embeddings.device)
+        if self.symmetric:
+            return self.loss(torch.cat([embeddings, ref_emb]), torch.cat([labels, labels]))
+        return self.loss(embeddings=embeddings, labels=labels, ref_emb=ref_emb, ref_labels=labels.clone())
+
+
+def _of_length(length: int, indices_tuple: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Triplets as pairs, or pairs as all triplets that they make, or as they are."""
+    if len(indices_tuple) == length:
+        return indices_tuple
+    if length == 4:
+        anchor, positive, negative = indices_tuple
+        return anchor, positive, anchor, negative
+    anchor, positive, anchor_of_negative, negative = indices_tuple
+    i, j = equal_pairs(anchor, anchor_of_negative)
+    return anchor[i], positive[i], negative[j]
+
+
+def _check_supported(wrapper: type, loss: nn.Module, names: frozenset[str]) -> None:
+    if type(loss).__name__ not in names:
+        raise TypeError(
+            f"loss: {wrapper.__name__} expected one of {', '.join(sorted(names))}, got {type(loss).__name__}"
+        )
+
+
+def _no_more(kwargs: dict) -> None:
+    if kwargs:
+        raise TypeError(f"unexpected keyword arguments: {', '.join(kwargs)}")

@@ -1,0 +1,154 @@
+"""`mi_ext.dropin.cut_cross_entropy` beside dense torch, and beside the package's torch_compile path where it is there.
+
+The package computes in float32 whatever it gets, and its other path needs a GPU: float64 is compared with dense torch.
+"""
+
+import importlib
+import itertools
+
+import pytest
+import torch
+from side_by_side import check_same, evaluate, parameters, raises_alike, saved_bytes
+from torch.nn import functional as F
+
+from mi_ext.dropin.cut_cross_entropy import LinearCrossEntropy, LinearCrossEntropyImpl, linear_cross_entropy
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+WANTED = "e", "c", "bias"
+VOCABULARY, WIDTH = 7, 4
+
+
+def problem(shape=(3, 5), bias=True, dtype=torch.float64):
+    g = torch.Generator().manual_seed(len(shape))
+    return {
+        "e": torch.randn(*shape, WIDTH, generator=g).to(dtype),
+        "c": torch.randn(VOCABULARY, WIDTH, generator=g).to(dtype),
+        "targets": torch.randint(VOCABULARY, shape, generator=g),
+        "bias": torch.randn(VOCABULARY, generator=g).to(dtype) if bias else None,
+    }
+
+
+def dense(e, c, targets, bias=None, *, ignore_index=-100, softcap=None, reduction="mean", shift=0, return_lse=False):
+    if shift:
+        e, targets = e[..., : -int(shift), :], targets[..., int(shift) :]
+    logits = e.reshape(-1, e.shape[-1]) @ c.T + (0 if bias is None else bias)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    target = targets.reshape(-1)
+    loss = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=reduction)
+    loss = loss.reshape(targets.shape) if reduction == "none" else loss
+    lse = torch.where(target == ignore_index, 0, logits.logsumexp(1)).reshape(targets.shape)
+    return (loss, lse) if return_lse else loss
+
+
+def beside_dense(inputs, **options):
+    def of(function):
+        return lambda e, c, targets, bias: function(e, c, targets, bias, **options)
+
+    check_same(of(linear_cross_entropy), of(dense), inputs, WANTED)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("return_lse", [False, True])
+def test_options(reduction, softcap, return_lse):
+    for shift, ignore_index, bias in itertools.product((0, 2, True), (-100, 3), (False, True)):
+        options = {"reduction": reduction, "softcap": softcap, "return_lse": return_lse, "shift": shift}
+        beside_dense(problem(bias=bias), ignore_index=ignore_index, **options)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (6,), (2, 3, 4), (0, 3)], ids=str)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_shapes_and_everything_ignored(shape, reduction, softcap):
+    inputs = problem(shape)
+    beside_dense(inputs, reduction=reduction, softcap=softcap)
+    ignored = inputs | {"targets": torch.full(shape, -100)}
+    beside_dense(ignored, reduction=reduction, softcap=softcap, return_lse=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_results_are_float32(dtype):
+    """And as near to the truth as 32 bits allow, from the very numbers that came in 16."""
+    inputs = problem(dtype=dtype)
+    for softcap in (None, 1.5):
+        options = {"softcap": softcap, "return_lse": True, "reduction": "none"}
+        truth = dense(**{k: t.double() if t.is_floating_point() else t for k, t in inputs.items()}, **options)
+        for ours, expected in zip(linear_cross_entropy(**inputs, **options), truth, strict=True):
+            assert ours.dtype == torch.float32
+            torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_module_and_ignored_values():
+    """A row that is ignored is not read, not even where it holds NaN."""
+    inputs = problem()
+    options = {"ignore_index": 3, "softcap": 2.0, "reduction": "sum", "shift": 1}
+    module = LinearCrossEntropy(**options)
+    check_same(module, lambda *a, **t: dense(*a, **t, **options), inputs, WANTED)
+    inputs["e"][inputs["targets"] == 3] = torch.nan
+    for reduction in ("none", "sum"):
+        inputs |= {"ignore_index": 3, "reduction": reduction}
+        assert all(t.isfinite().all() for t in evaluate(linear_cross_entropy, inputs, WANTED))
+
+
+def test_release_25_1_1(monkeypatch):
+    """Its signature by keyword, its values on the torch_compile path, its errors."""
+    peer = pytest.importorskip("cut_cross_entropy", reason="cut-cross-entropy is not installed")
+    for ours, theirs in (
+        (linear_cross_entropy, peer.linear_cross_entropy),
+        (LinearCrossEntropy, peer.LinearCrossEntropy),
+    ):
+        defaults = {name: default for name, _, default in parameters(ours)}
+        expected = {name: default for name, _, default in parameters(theirs) if name != "filter_eps"}
+        assert "filter_eps" in defaults and defaults.items() >= expected.items()
+    assert {i.name: i.value for i in LinearCrossEntropyImpl} == {i.name: i.value for i in peer.LinearCrossEntropyImpl}
+    inputs = {k: t for k, t in problem(bias=False, dtype=torch.float32).items() if t is not None}
+
+    def of(function, **options):
+        return lambda **t: function(**t, **options)
+
+    path = importlib.import_module("cut_cross_entropy.torch_compile")
+    for name in ("softcapping", "torch_compile_linear_cross_entropy_apply"):  # the formula without the compiler
+        monkeypatch.setattr(path, name, getattr(path, name)._torchdynamo_orig_callable)
+    for options in ({}, {"shift": True, "reduction": "none"}, {"softcap": 2.0, "ignore_index": 3}):
+        ours = of(linear_cross_entropy, **options, impl=LinearCrossEntropyImpl.CCE)
+        check_same(ours, of(peer.linear_cross_entropy, **options, impl="torch_compile"), inputs, ("e", "c"), 1e-5)
+    for change in ({"targets": torch.zeros(4, dtype=torch.int64)}, {"c": torch.zeros(7, 3)}):
+        raises_alike(
+            *(
+                of(f, **(inputs | change), impl="torch_compile")
+                for f in (linear_cross_entropy, peer.linear_cross_entropy)
+            )
+        )
+    raises_alike(*(of(f, **inputs, impl="nonsense") for f in (linear_cross_entropy, peer.linear_cross_entropy)))
+
+
+def test_errors_name_the_argument():
+    inputs = problem()
+    for name, change, error in (
+        ("targets", {"targets": torch.full((3, 5), VOCABULARY)}, IndexError),
+        ("shift", {"shift": 5}, ValueError),
+        ("shift", {"shift": -1}, ValueError),
+        ("bias", {"bias": torch.zeros(3)}, ValueError),
+        ("bias", {"bias": -100}, TypeError),
+        ("reduction", {"reduction": "median"}, ValueError),
+        ("vocab_parallel_options", {"vocab_parallel_options": object()}, NotImplementedError),
+    ):
+        with pytest.raises(error, match=f"^{name}: "):
+            linear_cross_entropy(**(inputs | change))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reduction": "none"}, {"return_lse": True}, {"softcap": 3.0}, {"ignore_index": 3}], ids=str
+)
+def test_nothing_of_the_size_of_the_logits_is_kept(options):
+    n, vocabulary, width = 1024, 4096, 16
+    e, c = torch.randn(n, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
+    targets = torch.randint(vocabulary, (n,))
+    kept = saved_bytes(lambda: linear_cross_entropy(e, c, targets, **options))
+    assert 0 < kept <= 8 * (n + vocabulary) * (width + 8) * 4 < n * vocabulary * 4
+
+
+def test_several_blocks_of_rows_with_a_softcap(monkeypatch):
+    monkeypatch.setattr("mi_ext.scores.blocks._BLOCK_ENTRIES", 4 * VOCABULARY)
+    beside_dense(problem((3, 5)), softcap=1.5, ignore_index=3, return_lse=True)
