@@ -134,6 +134,6 @@ def _(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight, *rest):
 
 
 @torch.library.register_fake("mi_ext::dot_ranking")
-def _(x, y, scale, target, x_label, y_label, log_weight, external_positive):
+def _(x, y, scale, target, x_label, y_label, log_weight, external_positive, tf32=False):
     n = x.shape[0]
     return _doubles(x, 0 if target is None else n), _doubles(x, n), _doubles(x, n), x.new_empty(n, dtype=torch.int64)

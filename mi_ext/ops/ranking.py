@@ -4,6 +4,7 @@ import torch
 
 from ..reference import Exclusion
 from .autograd import double
+from .cuda import tf32
 
 _raw = torch.ops.mi_ext
 
@@ -17,5 +18,6 @@ def dot_ranking(x, y, scale, exclusions: Exclusion, external_positive=None):
     """
     with torch.no_grad():
         log_weight = None if exclusions[3] is None else exclusions[3].to(torch.float64)
-        results = _raw.dot_ranking(x, y, double(scale, x), *exclusions[:3], log_weight, external_positive)
+        given = *exclusions[:3], log_weight, external_positive, tf32(x)
+        results = _raw.dot_ranking(x, y, double(scale, x), *given)
     return (None if exclusions[0] is None else results[0]), *results[1:]

@@ -121,8 +121,6 @@ class DotScores(SharedColumnScores):
         return DotScores(x, y, scale, bias, e.target, **rest)
 
     def _compute_ranking(self):
-        if not self.x.is_cpu:
-            return None  # ranks have a kernel on the CPU alone
         given = None if self._given_positive is None else self._given_positive.to(self.x.dtype)
         results = ops.dot_ranking(self.x, self.y, self.scale, self.exclusions.tensors, given)
         with torch.no_grad():
