@@ -26,10 +26,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dot_ranking(Tensor x, Tensor y, Tenso
           shape_of(*external_positive));
   }
   const Tensor positive = target ? new_doubles(x, {n}) : none(x), negative_lse = new_doubles(x, {n});
-  const Tensor entropy = new_doubles(x, {n}), rank = torch::stable::new_empty(x, {n}, ScalarType::Long);
-  cpu_kernels().ranking.rows(
-      a.problem, positives.problem,
-      {doubles(positive), doubles(negative_lse), doubles(entropy), static_cast<int64_t*>(rank.mutable_data_ptr())});
+  const Tensor entropy = new_doubles(x, {n}), rank = new_integers(x, {n});
+  cpu_kernels().ranking.rows(a.problem, positives.problem,
+                             {doubles(positive), doubles(negative_lse), doubles(entropy), integers(rank)});
   return {positive, negative_lse, entropy, rank};
 }
 
