@@ -35,10 +35,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dot_ranking(Tensor x, Tensor y, Tenso
   if (external_positive) external_positive = external_rows(op, x, *external_positive);
   const int64_t n = x.size(0);
   const Tensor positive = target ? new_doubles(x, {n}) : none(x), negative_lse = new_doubles(x, {n});
-  const Tensor entropy = new_doubles(x, {n}), rank = torch::stable::new_empty(x, {n}, ScalarType::Long);
-  Backend::ranking(
-      a, external_positive ? features_of(*external_positive) : Features{},
-      {doubles(positive), doubles(negative_lse), doubles(entropy), static_cast<int64_t*>(rank.mutable_data_ptr())});
+  const Tensor entropy = new_doubles(x, {n}), rank = new_integers(x, {n});
+  Backend::ranking(a, external_positive ? features_of(*external_positive) : Features{},
+                   {doubles(positive), doubles(negative_lse), doubles(entropy), integers(rank)});
   return {positive, negative_lse, entropy, rank};
 }
 

@@ -42,8 +42,10 @@ def stats_of(scores: Scores, estimate) -> dict:
         return stats if ranking is None else stats | ranking_stats(*ranking)
 
 
-def ranking_stats(rank: Tensor, entropy: Tensor) -> dict:
-    top1, top5 = ((rank < k).to(entropy.dtype).mean() for k in (1, 5))
+def ranking_stats(rank: Tensor, entropy: Tensor, counts: Tensor | None = None) -> dict:
+    """counts: bool [n], the rows that top1 and top5 are shares of; all by default."""
+    counts = torch.ones_like(rank, dtype=torch.bool) if counts is None else counts
+    top1, top5 = (((rank < k) & counts).sum().to(entropy.dtype) / counts.sum() for k in (1, 5))
     return {"top1": top1, "top5": top5, "rank": rank, "effective_negatives": entropy.exp()}
 
 

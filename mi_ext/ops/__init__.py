@@ -40,7 +40,7 @@ from .joint import (
     joint_softplus_sum,
     joint_statistics,
 )
-from .ranking import dot_ranking
+from .ranking import dot_ranking, gathered_ranking, joint_ranking
 
 explain_missing_kernels()
 
@@ -56,11 +56,13 @@ __all__ = [
     "gathered_cross_entropy_sum",
     "gathered_log_partition",
     "gathered_negative_lse",
+    "gathered_ranking",
     "gathered_softplus_sum",
     "joint_clipped_log_partition",
     "joint_cross_entropy_sum",
     "joint_log_partition",
     "joint_matrix",
+    "joint_ranking",
     "joint_softplus_sum",
     "joint_statistics",
     "importance_cross_entropy_sum",

@@ -84,6 +84,12 @@ class JointScores(SharedColumnScores):
         results = ops.joint_statistics(self.a, self.b, self.network, self.exclusions.tensors, columns)
         return tuple(None if t is None else t + self.bias for t in results)
 
+    def _compute_ranking(self):
+        if not self.a.is_cpu:
+            return None  # no kernel on a GPU yet
+        positive, negative_lse, *rest = ops.joint_ranking(self.a, self.b, self.network, self.exclusions.tensors)
+        return positive + self.bias, negative_lse + self.bias, *rest
+
     def _cross_entropy_sum(self, a, b) -> Tensor:
         if not self._fuses(a, b):
             return super()._cross_entropy_sum(a, b)
