@@ -3,6 +3,7 @@
 import math
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -210,7 +211,8 @@ def results(rank: int, ranks: int) -> dict:
 
 def worker(rank: int, ranks: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    place = {"init_method": f"file://{folder}/store", "rank": rank, "world_size": ranks}
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60), **place)
     try:
         torch.save(results(rank, ranks), Path(folder) / f"{rank}.pt")
     except Exception:

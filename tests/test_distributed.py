@@ -164,6 +164,30 @@ class TestOneProcess:
         alike.cross_entropy().backward()
         assert alike.negative_lse.isneginf().all() and not x.grad.any()
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("statistic", ["negative_lse", "negative_softplus_sum"])
+    def test_dtypes(self, dtype, statistic):
+        """As `DotScores`, which is compared with the truth in every dtype."""
+        results = []
+        for source in (RingScores, DotScores):
+            x, y = (t.to(dtype).requires_grad_() for t in batch(9)[:2])
+            scale = torch.tensor(0.7, requires_grad=True)
+            value = getattr(source(x, y, scale, -0.3), statistic)
+            value = value() if callable(value) else value
+            results.append([value, *torch.autograd.grad(value.sum(), (x, y, scale))])
+        for ours, expected in zip(*results, strict=True):
+            assert ours.dtype == expected.dtype
+            torch.testing.assert_close(ours, expected)
+
+    def test_nan_stays_in_its_row(self):
+        x, y = (t.float() for t in batch(6)[:2])
+        x[2, 1] = torch.nan
+        x.requires_grad_()
+        loss = RingScores(x, y).cross_entropy(reduction="none")
+        loss.sum().backward()
+        others = torch.arange(6) != 2
+        assert torch.equal(loss.isnan(), ~others) and torch.equal(x.grad.isnan().any(1), ~others)
+
     def test_errors(self):
         x = torch.randn(3, 2)
         with pytest.raises(TypeError, match="x: expected a floating-point tensor"):
