@@ -52,6 +52,25 @@ def test_gradients_of_one_side(found, name, loss, wanted):
         close(ours[k], t)
 
 
+@pytest.mark.parametrize("name", ["cross-entropy", "softplus", "gathered"])
+def test_all_rows_on_one_rank(found, name):
+    parts, whole, rows = found
+    ours = of_all_ranks([p[f"rows on one rank, {name}"] for p in parts])
+    for k, t in value_and_gradients(LOSSES[name][1], whole.part(0, rows)).items():
+        close(ours[k], t)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "softplus", "gathered"])
+def test_bfloat16(found, name):
+    """Gradients are rounded to 16 bits where they come to rest, and where they are added up if gathered."""
+    parts, whole, _ = found
+    ours = of_all_ranks([p[f"bfloat16, {name}"] for p in parts])
+    rounded = whole._replace(x=whole.x.bfloat16().double(), y=whole.y.bfloat16().double())
+    for k, t in value_and_gradients(LOSSES[name][1], rounded).items():
+        assert (ours[k].dtype == torch.bfloat16) == (k in "xy")
+        assert (ours[k] - t).norm() <= 1e-2 * t.norm() + 1e-6
+
+
 @pytest.mark.parametrize("name", ["ring", "gathered", "whole loss"])
 def test_ddp_gives_the_gradient_of_the_whole_batch(found, name):
     """With unequal batches too; nothing is off by the number of ranks."""
