@@ -3,6 +3,7 @@
 import math
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -185,6 +186,12 @@ def results(rank: int, ranks: int) -> dict:
     found = {name: value_and_gradients(loss, b) for name, (loss, _) in LOSSES.items()}
     found["queries alone"] = value_and_gradients(LOSSES["cross-entropy"][0], b, wanted="x")
     found["softplus, candidates alone"] = value_and_gradients(LOSSES["softplus"][0], b, wanted="y")
+    alone = b if rank == 0 else Batch(*(t[:0] for t in b))
+    for name in ("cross-entropy", "softplus", "gathered"):
+        found[f"rows on one rank, {name}"] = value_and_gradients(LOSSES[name][0], alone)
+        found[f"bfloat16, {name}"] = value_and_gradients(
+            LOSSES[name][0], b._replace(x=b.x.bfloat16(), y=b.y.bfloat16())
+        )
     scores = RingScores(b.x, b.y, 0.7, -0.3)
     found["statistics"] = {
         "clipped": scores.clipped_log_partition(0.5),
@@ -210,7 +217,8 @@ def results(rank: int, ranks: int) -> dict:
 
 def worker(rank: int, ranks: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    place = {"init_method": f"file://{folder}/store", "rank": rank, "world_size": ranks}
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60), **place)
     try:
         torch.save(results(rank, ranks), Path(folder) / f"{rank}.pt")
     except Exception:

@@ -52,6 +52,25 @@ def test_gradients_of_one_side(found, name, loss, wanted):
         close(ours[k], t)
 
 
+@pytest.mark.parametrize("name", ["cross-entropy", "softplus", "gathered"])
+def test_all_rows_on_one_rank(found, name):
+    parts, whole, rows = found
+    ours = of_all_ranks([p[f"rows on one rank, {name}"] for p in parts])
+    for k, t in value_and_gradients(LOSSES[name][1], whole.part(0, rows)).items():
+        close(ours[k], t)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "softplus", "gathered"])
+def test_bfloat16(found, name):
+    """Gradients are rounded to 16 bits where they come to rest, and where they are added up if gathered."""
+    parts, whole, _ = found
+    ours = of_all_ranks([p[f"bfloat16, {name}"] for p in parts])
+    rounded = whole._replace(x=whole.x.bfloat16().double(), y=whole.y.bfloat16().double())
+    for k, t in value_and_gradients(LOSSES[name][1], rounded).items():
+        assert (ours[k].dtype == torch.bfloat16) == (k in "xy")
+        assert (ours[k] - t).norm() <= 1e-2 * t.norm() + 1e-6
+
+
 @pytest.mark.parametrize("name", ["ring", "gathered", "whole loss"])
 def test_ddp_gives_the_gradient_of_the_whole_batch(found, name):
     """With unequal batches too; nothing is off by the number of ranks."""
@@ -163,6 +182,30 @@ class TestOneProcess:
         alike = RingScores(x, y, labels=(torch.zeros(3, dtype=torch.int64),) * 2)
         alike.cross_entropy().backward()
         assert alike.negative_lse.isneginf().all() and not x.grad.any()
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("statistic", ["negative_lse", "negative_softplus_sum"])
+    def test_dtypes(self, dtype, statistic):
+        """As `DotScores`, which is compared with the truth in every dtype."""
+        results = []
+        for source in (RingScores, DotScores):
+            x, y = (t.to(dtype).requires_grad_() for t in batch(9)[:2])
+            scale = torch.tensor(0.7, requires_grad=True)
+            value = getattr(source(x, y, scale, -0.3), statistic)
+            value = value() if callable(value) else value
+            results.append([value, *torch.autograd.grad(value.sum(), (x, y, scale))])
+        for ours, expected in zip(*results, strict=True):
+            assert ours.dtype == expected.dtype
+            torch.testing.assert_close(ours, expected)
+
+    def test_nan_stays_in_its_row(self):
+        x, y = (t.float() for t in batch(6)[:2])
+        x[2, 1] = torch.nan
+        x.requires_grad_()
+        loss = RingScores(x, y).cross_entropy(reduction="none")
+        loss.sum().backward()
+        others = torch.arange(6) != 2
+        assert torch.equal(loss.isnan(), ~others) and torch.equal(x.grad.isnan().any(1), ~others)
 
     def test_errors(self):
         x = torch.randn(3, 2)

@@ -1,7 +1,7 @@
 """Scores over the ranks of torch.distributed: candidates of all ranks, gathered or travelling in a ring.
 
     gather        every rank gets all ranks' rows, O(N d); any source of scores takes them as candidates
-    RingScores    candidates travel from rank to rank: a rank has its own, those at work and those arriving, never all
+    RingScores    candidates travel from rank to rank: a rank holds its own and those passing by, never all
     sum_gradient  a parameter whose gradient is summed over ranks
 
 **Scale of gradients.** backward() on every rank gives a row the gradient of the *sum of all ranks' losses*: what other

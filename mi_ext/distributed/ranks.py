@@ -14,7 +14,7 @@ _DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16
 class Ranks:
     """This process among those of a process group."""
 
-    group: dist.ProcessGroup | None
+    group: "dist.ProcessGroup | None"  # a build of torch without torch.distributed has no such class
     rank: int
     size: int
 

@@ -91,7 +91,7 @@ class _Ring:
             hop = None if step + 1 == size else Hop(self.ranks, y, self.rows[owner - 1], tag=0)
             yield owner, y
             if hop is not None:
-                y = hop.arrived()
+                y, hop = hop.arrived(), None
 
     def exclusions(self, owner: int):
         target = self.target if owner == self.ranks.rank else None
