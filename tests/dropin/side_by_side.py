@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 TOLERANCE = 1e-9
 
@@ -55,6 +56,29 @@ def saved_bytes(call: Callable) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         call()
     return sum(kept.values())
+
+
+class _Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for t in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(t, Tensor):
+                self.numel = max(self.numel, t.numel())
+        return result
+
+
+def largest(call: Callable) -> int:
+    """Elements of the largest tensor, kept or not, of call() and of the backward pass of the sum of its results."""
+    with _Largest() as mode:
+        results = call()
+        sum(r.sum() for r in (results if isinstance(results, tuple) else (results,))).backward()
+    return mode.numel
 
 
 def raises_alike(ours: Callable, peer: Callable) -> None:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from side_by_side import parameters, saved_bytes
+from side_by_side import largest, parameters, saved_bytes
 from torch import nn
 
 from mi_ext import losses
@@ -196,6 +196,8 @@ def test_what_is_kept():
     y, idx = torch.arange(n), torch.randint(size, (n, k + 1))
     idx[:, 0] = y
     likelihoods = ContrastMemory(width, size, k)
+    assert largest(lambda: likelihoods(*x, y, idx)) <= 1 << 22 < n * k * width
     assert 0 < saved_bytes(lambda: likelihoods(*x, y, idx)) <= 4 * n * (k + 1) * 8 + 2 * size * width * 4
     loss = CRDLoss(options(s_dim=width, t_dim=width, feat_dim=width, n_data=size, nce_k=k))
     assert 0 < saved_bytes(lambda: loss(*x.detach(), y, idx)) <= 2 * 16 * n * width * 4 < n * k * 4
+    assert largest(lambda: loss(*x.detach(), y, idx)) <= n * (k + 1)  # the indices

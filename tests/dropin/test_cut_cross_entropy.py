@@ -3,12 +3,13 @@
 The package computes in float32 whatever it gets, and its other path needs a GPU: float64 is compared with dense torch.
 """
 
+import functools
 import importlib
 import itertools
 
 import pytest
 import torch
-from side_by_side import check_same, evaluate, parameters, raises_alike, saved_bytes
+from side_by_side import check_same, evaluate, largest, parameters, raises_alike, saved_bytes
 from torch.nn import functional as F
 
 from mi_ext.dropin.cut_cross_entropy import LinearCrossEntropy, LinearCrossEntropyImpl, linear_cross_entropy
@@ -145,8 +146,10 @@ def test_nothing_of_the_size_of_the_logits_is_kept(options):
     n, vocabulary, width = 1024, 4096, 16
     e, c = torch.randn(n, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
     targets = torch.randint(vocabulary, (n,))
-    kept = saved_bytes(lambda: linear_cross_entropy(e, c, targets, **options))
+    call = functools.partial(linear_cross_entropy, e, c, targets, **options)
+    kept = saved_bytes(call)
     assert 0 < kept <= 8 * (n + vocabulary) * (width + 8) * 4 < n * vocabulary * 4
+    assert largest(call) <= (1 << 20 if "softcap" in options else vocabulary * width) < n * vocabulary
 
 
 def test_several_blocks_of_rows_with_a_softcap(monkeypatch):

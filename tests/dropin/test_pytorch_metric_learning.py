@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from side_by_side import check_same, parameters, raises_alike, saved_bytes
+from side_by_side import check_same, largest, parameters, raises_alike, saved_bytes
 
 from mi_ext.dropin import pytorch_metric_learning as ours
 
@@ -230,6 +230,8 @@ def test_nothing_of_all_pairs_is_kept(name):
     bank = ours.CrossBatchMemory(getattr(ours, name)(), WIDTH, memory)
     bank.has_been_filled = True
     several = ours.SelfSupervisedLoss(loss)
+    for call in (lambda: loss(x, y), lambda: bank(x, y), lambda: several(x, 2 * x)):
+        assert largest(call) <= 2 * memory * WIDTH
     assert 0 < saved_bytes(lambda: loss(x, y)) <= 64 * n * (WIDTH + 8) < 4 * n * n
     assert 0 < saved_bytes(lambda: bank(x, y)) <= 64 * (n + memory) * (WIDTH + 8) < 4 * n * memory
     assert 0 < saved_bytes(lambda: several(x, 2 * x)) <= 64 * 2 * n * (WIDTH + 8) < 4 * n * n

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from side_by_side import check_same, parameters, raises_alike, saved_bytes
+from side_by_side import check_same, largest, parameters, raises_alike, saved_bytes
 from torch.nn import functional as F
 
 from mi_ext.dropin.torch import InfoNCELoss, info_nce_loss, linear_cross_entropy
@@ -123,8 +123,10 @@ def test_nothing_of_the_size_of_the_logits_is_kept(options):
     n, classes, width = 1024, 2048, 16
     x, w = torch.randn(n, width, requires_grad=True), torch.randn(classes, width, requires_grad=True)
     b, target = torch.randn(classes, requires_grad=True), torch.randint(classes, (n,))
-    kept = saved_bytes(lambda: linear_cross_entropy(x, w, target, linear_bias=b, **options))
+    call = functools.partial(linear_cross_entropy, x, w, target, linear_bias=b, **options)
+    kept = saved_bytes(call)
     assert 0 < kept <= 8 * (n + classes) * (width + 8) * 4 < n * classes * 4
+    assert largest(call) <= classes * (width + 1)
 
 
 def dense_info_nce(query, positive_key, negative_keys=None, temperature=0.07, reduction="mean"):
@@ -164,3 +166,4 @@ def test_info_nce_keeps_nothing_of_the_size_of_the_scores():
     q, p = torch.randn(2, n, width, requires_grad=True)
     for call in (lambda: info_nce_loss(q, p), lambda: info_nce_loss(q, p, p, reduction="none")):
         assert 0 < saved_bytes(call) <= 16 * n * width * 8 < n * n * 4
+        assert largest(call) <= 2 * n * width
