@@ -104,10 +104,18 @@ def test_stats(name, entries, monkeypatch):
     check_against(seeded(call)[1], seeded(scores))
 
 
-@pytest.mark.parametrize("name", ["KPair", "DIM", "DIM, joint", "DIM, without labels"])
+CRD = losses.CRD(SIZE, 4).double().eval()
+TRACED = {
+    "KPair": CASES["KPair"][0],
+    "CRD": lambda: CRD(X, Y, torch.arange(8), INDEX, return_stats=True),
+    "DIM": dim,
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
 def test_compile(name):
     torch._dynamo.reset()
-    call = CASES[name][0]
+    call = TRACED[name]
     (_, ours), (_, expected) = torch.compile(call, fullgraph=True, backend="eager")(), call()
     for key in ("top1", "top5", "rank", "effective_negatives"):
         torch.testing.assert_close(ours[key], expected[key])
