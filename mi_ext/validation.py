@@ -193,15 +193,6 @@ def positive_int(name: str, value) -> None:
         raise ValueError(f"{name}: expected at least 1, got {value}")
 
 
-def without_duplicates(name: str, index: Tensor) -> None:
-    if readable(index):
-        values, counts = index.unique(return_counts=True)
-        if (counts > 1).any():
-            raise ValueError(
-                f"{name}: expected each value once, got {int(values[counts.argmax()])} {int(counts.max())} times"
-            )
-
-
 def one_of(name: str, value, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")

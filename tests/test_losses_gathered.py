@@ -194,7 +194,6 @@ BAD = {
     "epsilon": (lambda: losses.CRD(SIZE, DIM, epsilon=-1e-7), ValueError, "^epsilon: "),
     "teacher": (lambda: losses.CRD(SIZE, DIM)(S, T[:3], INDEX), ValueError, "^teacher: "),
     "index": (lambda: losses.CRD(SIZE, DIM)(S, T, INDEX + 1), ValueError, "^index: .*40"),
-    "index twice": (lambda: losses.CRD(SIZE, DIM)(S, T, INDEX * 0, NEGATIVES), ValueError, "^index: .*once"),
     "negative index": (lambda: losses.CRD(SIZE, DIM)(S, T, INDEX, NEGATIVES + 40), ValueError, "^negative_index: "),
     "no negatives": (lambda: losses.CRD(SIZE, DIM)(S, T, INDEX, NEGATIVES[:, :0]), ValueError, "^negative_index: "),
     "width": (lambda: losses.CRD(SIZE, DIM + 1)(S, T, INDEX, NEGATIVES), ValueError, "^student: .*7"),

@@ -30,9 +30,9 @@ class CRD(ContrastiveLoss):
     probabilities only, as the authors' code does with 1e-7.
 
     forward(student [n, dim], teacher [n, dim], index int64 [n], negative_index=None, generator=None): index names the
-    items, each once; negative_index int64 [n, m] names the negatives, by default n_negatives uniform draws from all
-    items for each query. Both embeddings get gradients; the memories get none, and in train() they are updated after
-    use. Tian, Krishnan, Isola, Contrastive Representation Distillation, eq. 10 to 19.
+    items; negative_index int64 [n, m] names the negatives, by default n_negatives uniform draws from all items for each
+    query. Both embeddings get gradients; the memories get none, and in train() they are updated after use, by
+    `MemoryBank.update`. Tian, Krishnan, Isola, Contrastive Representation Distillation, eq. 10 to 19.
     """
 
     log_normalizer: Tensor
