@@ -65,14 +65,21 @@ class MemoryBank(nn.Module):
     def update(self, index: Tensor, embeddings: Tensor) -> None:
         """memory[index_i] ← normalised(momentum · memory[index_i] + (1 − momentum) · embeddings_i).
 
-        index int64 [n], each item once; embeddings [n, dim].
+        index int64 [n]; embeddings [n, dim]. Of the rows of an item that comes more than once only the last one counts,
+        on every device.
         """
         size, dim = self.memory.shape
         validation.vectors("embeddings", embeddings, dim)
         validation.candidate_index("index", index, len(embeddings), size, self.memory.device)
-        validation.without_duplicates("index", index)
+        embeddings = embeddings[_last_of_equal(index)]  # rows of one item write the same
         mixed = self.momentum * self.memory[index] + (1 - self.momentum) * embeddings.to(self.memory)
         self.memory[index] = F.normalize(mixed, dim=1)
+
+
+def _last_of_equal(index: Tensor) -> Tensor:
+    """int64 [n]: for each entry the last place of the same value."""
+    ordered, order = index.sort(stable=True)
+    return order[torch.searchsorted(ordered, index.contiguous(), right=True) - 1]
 
 
 @torch.no_grad()

@@ -78,13 +78,18 @@ def candidate_index(name: str, index: Tensor, n: int, m: int, device: torch.devi
             raise ValueError(f"{name}: expected candidate indices in [0, {m}), got values from {low} to {high}")
 
 
-def external_positive(positive: Tensor, target: Tensor | None, x: Tensor) -> None:
-    """[n, d] beside the candidates, so without a target among them."""
+def external_positive(positive: Tensor, target: Tensor | None, x: Tensor, width: int | None = None) -> None:
+    """[n, d] beside the candidates, so without a target among them; [n, width] where y is not as wide as x."""
     if target is not None:
         raise ValueError(
             "target, positive: expected one of them, got both; target= picks positives from y, positive= adds them"
         )
-    beside("positive", positive, x)
+    if width is None:
+        return beside("positive", positive, x)
+    vectors("positive", positive, width)
+    if len(positive) != len(x):
+        raise ValueError(f"positive: expected one vector for each of {len(x)} queries, got {tuple(positive.shape)}")
+    same_device("positive", positive, x.device)
 
 
 def beside(name: str, t: Tensor, x: Tensor) -> None:
@@ -191,15 +196,6 @@ def positive_int(name: str, value) -> None:
         raise TypeError(f"{name}: expected an int, got {describe(value)}")
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}")
-
-
-def without_duplicates(name: str, index: Tensor) -> None:
-    if readable(index):
-        values, counts = index.unique(return_counts=True)
-        if (counts > 1).any():
-            raise ValueError(
-                f"{name}: expected each value once, got {int(values[counts.argmax()])} {int(counts.max())} times"
-            )
 
 
 def one_of(name: str, value, allowed: tuple[str, ...]) -> None:

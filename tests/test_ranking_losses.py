@@ -104,19 +104,29 @@ def test_stats(name, entries, monkeypatch):
     check_against(seeded(call)[1], seeded(scores))
 
 
-@pytest.mark.parametrize("name", ["KPair", "DIM", "DIM, joint", "DIM, without labels"])
+CRD = losses.CRD(SIZE, 4).double().eval()
+TRACED = {
+    "KPair": CASES["KPair"][0],
+    "CRD": lambda: CRD(X, Y, torch.arange(8), INDEX, return_stats=True),
+    "DIM": dim,
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
 def test_compile(name):
     torch._dynamo.reset()
-    call = CASES[name][0]
+    call = TRACED[name]
     (_, ours), (_, expected) = torch.compile(call, fullgraph=True, backend="eager")(), call()
     for key in ("top1", "top5", "rank", "effective_negatives"):
         torch.testing.assert_close(ours[key], expected[key])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("critic", [None, "joint", product], ids=["product", "joint", "without labels"])
+@pytest.mark.parametrize(
+    "critic,dtype",
+    [(critic, dtype) for critic in (None, product) for dtype in (torch.float64, torch.float32, torch.bfloat16)]
+    + [(critics.Joint(33, 33, 20).double(), torch.float64)],
+)
 def test_images_that_are_all_alike_rank_last(critic, dtype):
-    critic = critics.Joint(33, 33, 20).to(dtype) if critic == "joint" else critic
     x, y = (torch.randn(33, generator=torch.Generator().manual_seed(k)).to(dtype) for k in (0, 1))
     _, stats = losses.DIM("infonce", critic)(x.expand(7, 33), y.expand(7, 5, 33), return_stats=True)
     assert (stats["rank"] == 30).all() and stats["top5"] == 0

@@ -54,7 +54,7 @@ def same_shape(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
         raise ValueError(f"{name}: expected the shape of {other_name}, {tuple(other.shape)}, got {tuple(t.shape)}")
 
 
-def log_or_minus_infinity(value: int) -> float:
+def log_or_minus_infinity(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf
 
 

@@ -127,8 +127,9 @@ class Scores(ABC):
         """(rank int64 [n], entropy [n]), detached; None for a source that cannot tell.
 
         rank_i = #{j ∈ N_i : s_ij ≥ p_i}: ties count against the positive, so that embeddings that are all alike rank
-        last, not first. Scores of −inf never count; v does not enter; a NaN p_i ranks last. entropy_i, in nats: of
-        softmax_j(s_ij + v_j) over N_i; −inf without negatives. From one walk, which gives `log_partition` too.
+        last, not first (by a joint critic, where torch gives equal inputs equal first layers). Scores of −inf never
+        count; v does not enter; a NaN p_i ranks last. entropy_i, in nats: of softmax_j(s_ij + v_j) over N_i; −inf
+        without negatives. From one walk, which gives `log_partition` too.
         """
         with torch.no_grad():
             found = self._keep("ranking", self._compute_ranking)
