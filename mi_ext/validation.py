@@ -16,6 +16,39 @@ def readable(t: Tensor) -> bool:
     return type(t) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(t)
 
 
+def batched(t: Tensor) -> bool:
+    """torch.func.vmap made it of a batch of problems, by itself or within another transform."""
+    if torch.compiler.is_compiling():
+        return False
+    while torch._C._functorch.is_functorch_wrapped_tensor(t):
+        if torch._C._functorch.is_batchedtensor(t):
+            return True
+        t = torch._C._functorch.get_unwrapped(t)
+    return False
+
+
+def no_compiled_vmap() -> None:
+    """torch.compile hides from what it traces within vmap that a gradient is asked for: it would be 0."""
+    if torch.compiler.is_compiling() and torch.is_grad_enabled():
+        _raise_in_vmap()
+
+
+@torch.compiler.assume_constant_result
+def _raise_in_vmap() -> None:
+    for interpreter in torch._C._functorch.get_interpreter_stack() or ():
+        if interpreter.key() == torch._C._functorch.TransformType.Vmap:
+            raise RuntimeError(
+                "mi_ext: torch.compile cannot differentiate torch.func.vmap of these scores; call vmap outside of what "
+                "is compiled (torch.compiler.disable), or compile under torch.no_grad()"
+            )
+
+
+def one_problem(name: str, t: Tensor, what: str) -> None:
+    """An error inside torch.func.vmap, for what cannot be done for a batch of problems at once."""
+    if batched(t):
+        raise ValueError(f"{name}: {what}, and got a batch of torch.func.vmap; call it for one problem after another")
+
+
 def floating_matrix(name: str, t: Tensor, shape: str = "[n, d]") -> None:
     if not isinstance(t, Tensor) or not t.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor {shape}, got {describe(t)}")

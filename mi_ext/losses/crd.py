@@ -79,6 +79,8 @@ class CRD(ContrastiveLoss):
         return_stats: bool = False,
     ):
         same_shape("teacher", teacher, "student", student)
+        if self.training:
+            validation.one_problem("student", student, "CRD has one memory of each network in train()")
         student, teacher = self.embed("student", student), self.embed("teacher", teacher)
         size, dim = self.student_memory.memory.shape
         validation.vectors("student", student, dim)

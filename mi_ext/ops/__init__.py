@@ -41,8 +41,10 @@ from .joint import (
     joint_statistics,
 )
 from .ranking import dot_ranking, gathered_ranking, joint_ranking
+from .vmap import register_vmap_of_operators
 
 explain_missing_kernels()
+register_vmap_of_operators()
 
 __all__ = [
     "dot_clipped_log_partition",

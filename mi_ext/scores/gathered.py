@@ -23,6 +23,7 @@ class GatheredScores(Scores):
     """
 
     def __init__(self, x, bank=None, index=None, scale=1.0, bias=None, *, negatives=None, positive):
+        validation.no_compiled_vmap()
         validation.floating_matrix("x", x)
         validation.beside("positive", positive, x)
         y = validation.own_negatives(x, bank, index, negatives)

@@ -40,6 +40,7 @@ class JointScores(SharedColumnScores):
         labels=None,
         candidate_log_weight: Tensor | None = None,
     ):
+        validation.no_compiled_vmap()
         first, *inner, last = _linears(critic)
         for name, t, width in (("x", x, critic.dx), ("y", y, critic.dy)):
             validation.floating_matrix(name, t)
