@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Any torch from 2.10 on; name another to build against a CUDA torch.
 TORCH ?= torch==2.13.0
+# Packages that mi_ext.dropin is tested beside, without what they depend on (torchvision, timm, …): their losses do not need it.
+PEERS = lightly==1.6.0 open_clip_torch==3.3.0 inf-cl==1.2.1 cut-cross-entropy==25.1.1
 BIN = $(VENV)/bin
 SOURCES = $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
@@ -13,7 +15,7 @@ CUDA_BIN = $(abspath $(CUDA_VENV))/bin
 CUDA_BUILD = build/cuda
 CUDA_TESTS = $(addprefix $(CURDIR)/tests/test_, cuda_build.py devices.py gpu.py ops_oracle.py ops_edges.py)
 
-.PHONY: demo test test-cuda cuda-venv bench lint clean
+.PHONY: demo test test-cuda cuda-venv bench lint docs clean
 
 demo: $(VENV)/built
 	$(BIN)/python -m mi_ext.train mnist_halves --out runs/mnist_halves
@@ -32,6 +34,10 @@ lint: $(VENV)/built
 	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu*')
 
+# The pages of docs/ as a site in build/site; a warning is an error.
+docs: $(VENV)/built
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 $(VENV)/created: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -39,7 +45,8 @@ $(VENV)/created: pyproject.toml
 	touch $@
 
 $(VENV)/built: $(VENV)/created $(SOURCES)
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test,benchmark,lint]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test,benchmark,lint,docs,peers]'
+	$(BIN)/pip install --quiet --no-deps $(PEERS)
 	touch $@
 
 cuda-venv: $(CUDA_VENV)/ready

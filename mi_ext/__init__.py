@@ -6,6 +6,8 @@ losses      InfoNCE, NTXent, CLIP, SigLIP, DCL, SupCon, MoCo, MLCPC, CRD, KPair,
 negatives   Queue, MemoryBank: negatives that outlive a batch; resample: draws from a softmax of scores
 critics     Bilinear, Separable, Cosine, Joint: modules (x, y) → scores
 estimate    MutualInformationEstimator: fit(x, y).estimate() in nats; python -m mi_ext does it for files
+distributed gather, RingScores: candidates of all ranks of torch.distributed; from mi_ext.distributed import …
+dropin      peers' losses by their own names: from mi_ext.dropin.info_nce import InfoNCE, and nine others
 reference   the same operations in plain torch on the explicit matrix, the truth that tests compare with
 """
 

@@ -1,7 +1,8 @@
 r"""Critics f(x, y) as modules: `critic(x [n, dx], y [m, dy], target=None)` gives `Scores`, rows = x, columns = y.
 
-Keyword arguments of the scores pass through: labels and candidate_log_weight. `Bilinear`, `Separable` and `Cosine` give
-`DotScores`, `Joint` gives `JointScores`.
+Keyword arguments of the scores pass through: positive [n, dy] (one for each query beside the candidates, which goes the
+way of y), labels and candidate_log_weight. `Bilinear`, `Separable` and `Cosine` give `DotScores`, `Joint` gives
+`JointScores`.
 """
 
 import math
@@ -33,8 +34,9 @@ class Separable(nn.Module):
         self.encode_x = encode_x
         self.encode_y = encode_y
 
-    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> DotScores:
-        return DotScores(self.encode_x(x), self.encode_y(y), target=target, **options)
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, *, positive=None, **options) -> DotScores:
+        positive = None if positive is None else self.encode_y(positive)
+        return DotScores(self.encode_x(x), self.encode_y(y), target=target, positive=positive, **options)
 
 
 class Cosine(nn.Module):
@@ -46,9 +48,9 @@ class Cosine(nn.Module):
             raise ValueError(f"temperature: expected a positive number, got {temperature}")
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
-    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> DotScores:
-        scale = self.log_scale.exp()
-        return DotScores(F.normalize(x, dim=1), F.normalize(y, dim=1), scale, target=target, **options)
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, *, positive=None, **options) -> DotScores:
+        x, y, positive = (None if t is None else F.normalize(t, dim=1) for t in (x, y, positive))
+        return DotScores(x, y, self.log_scale.exp(), target=target, positive=positive, **options)
 
 
 class Joint(nn.Module):

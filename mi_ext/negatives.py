@@ -36,6 +36,7 @@ class Queue(nn.Module):
         """Writes keys [n, dim] as they are at the pointer, which wraps; of more than `size` keys the last stay."""
         size, dim = self.queue.shape
         validation.vectors("keys", keys, dim)
+        validation.one_problem("keys", keys, "a queue holds the keys of one sequence of batches")
         n = len(keys)
         kept = min(n, size)
         place = (self.pointer + torch.arange(n - kept, n, device=self.queue.device)) % size
@@ -65,14 +66,22 @@ class MemoryBank(nn.Module):
     def update(self, index: Tensor, embeddings: Tensor) -> None:
         """memory[index_i] ← normalised(momentum · memory[index_i] + (1 − momentum) · embeddings_i).
 
-        index int64 [n], each item once; embeddings [n, dim].
+        index int64 [n]; embeddings [n, dim]. Of the rows of an item that comes more than once only the last one counts,
+        on every device.
         """
         size, dim = self.memory.shape
         validation.vectors("embeddings", embeddings, dim)
+        validation.one_problem("embeddings", embeddings, "a memory bank holds one vector for each item")
         validation.candidate_index("index", index, len(embeddings), size, self.memory.device)
-        validation.without_duplicates("index", index)
+        embeddings = embeddings[_last_of_equal(index)]  # rows of one item write the same
         mixed = self.momentum * self.memory[index] + (1 - self.momentum) * embeddings.to(self.memory)
         self.memory[index] = F.normalize(mixed, dim=1)
+
+
+def _last_of_equal(index: Tensor) -> Tensor:
+    """int64 [n]: for each entry the last place of the same value."""
+    ordered, order = index.sort(stable=True)
+    return order[torch.searchsorted(ordered, index.contiguous(), right=True) - 1]
 
 
 @torch.no_grad()
@@ -92,6 +101,7 @@ def resample(scores: SharedColumnScores, num_samples: int, generator: torch.Gene
     blocks = list(column_blocks(n, scores.exclusions.m))
     log_mass = [log_sum_exp(_weighted_block(scores, *block), 1) for block in blocks]
     mass = torch.stack(log_mass or [torch.full((n,), -math.inf, device=device)], 1).softmax(1)
+    validation.one_problem("scores", mass, "resampling draws from one bank")
     _check_mass(mass)
     uniform_device = device if generator is None else generator.device
     u = torch.rand(n, num_samples, generator=generator, dtype=torch.float64, device=uniform_device).to(device)

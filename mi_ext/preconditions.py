@@ -42,6 +42,7 @@ def candidates(scores: Scores, bound: str) -> int:
     with_queries(scores, bound)
     n_candidates = scores.n_candidates
     if isinstance(n_candidates, Tensor):
+        validation.one_problem("scores", n_candidates, f"{bound} needs the number of candidates K of each row at once")
         low, high = int(n_candidates.min()), int(n_candidates.max())  # waits for a GPU: the formula needs the number
         if low != high:
             raise ValueError(
@@ -88,6 +89,7 @@ def in_batch_size(scores: Scores) -> int:
         raise ValueError(f"scores: interpolated needs n = m ≥ 2, got n = {n} queries and m = {exclusions.m} candidates")
     if not exclusions.uniform:
         raise ValueError("scores: interpolated takes no labels and no candidate_log_weight")
+    validation.one_problem("scores", target, "interpolated needs target = arange(n)")
     if validation.readable(target) and not torch.equal(target, torch.arange(n, device=target.device)):
         raise ValueError("scores: interpolated needs target = arange(n), the positive of query i being candidate i")
     return n

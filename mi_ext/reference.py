@@ -237,3 +237,13 @@ def dot_ranking(x, y, scale, exclusions, external_positive=None):
     """`ranking` of s_ij = scale <x_i, y_j>; external_positive [n, d]."""
     external = None if external_positive is None else scale * (x * external_positive).sum(1)
     return ranking(_dot_scores(x, y, scale), exclusions, external)
+
+
+def gathered_ranking(x, y, index, scale, positive):
+    """(negative_lse, entropy, rank) of s_ik; positive [n, d]."""
+    return ranking(gathered_scores(x, y, index, scale), (None,) * 4, scale * (x * positive).sum(1))[1:]
+
+
+def joint_ranking(a, b, network, exclusions):
+    """`ranking` of a joint critic's scores."""
+    return ranking(joint_matrix(a, b, network), exclusions)

@@ -16,6 +16,39 @@ def readable(t: Tensor) -> bool:
     return type(t) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(t)
 
 
+def batched(t: Tensor) -> bool:
+    """torch.func.vmap made it of a batch of problems, by itself or within another transform."""
+    if torch.compiler.is_compiling():
+        return False
+    while torch._C._functorch.is_functorch_wrapped_tensor(t):
+        if torch._C._functorch.is_batchedtensor(t):
+            return True
+        t = torch._C._functorch.get_unwrapped(t)
+    return False
+
+
+def no_compiled_vmap() -> None:
+    """torch.compile hides from what it traces within vmap that a gradient is asked for: it would be 0."""
+    if torch.compiler.is_compiling() and torch.is_grad_enabled():
+        _raise_in_vmap()
+
+
+@torch.compiler.assume_constant_result
+def _raise_in_vmap() -> None:
+    for interpreter in torch._C._functorch.get_interpreter_stack() or ():
+        if interpreter.key() == torch._C._functorch.TransformType.Vmap:
+            raise RuntimeError(
+                "mi_ext: torch.compile cannot differentiate torch.func.vmap of these scores; call vmap outside of what "
+                "is compiled (torch.compiler.disable), or compile under torch.no_grad()"
+            )
+
+
+def one_problem(name: str, t: Tensor, what: str) -> None:
+    """An error inside torch.func.vmap, for what cannot be done for a batch of problems at once."""
+    if batched(t):
+        raise ValueError(f"{name}: {what}, and got a batch of torch.func.vmap; call it for one problem after another")
+
+
 def floating_matrix(name: str, t: Tensor, shape: str = "[n, d]") -> None:
     if not isinstance(t, Tensor) or not t.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor {shape}, got {describe(t)}")
@@ -78,13 +111,18 @@ def candidate_index(name: str, index: Tensor, n: int, m: int, device: torch.devi
             raise ValueError(f"{name}: expected candidate indices in [0, {m}), got values from {low} to {high}")
 
 
-def external_positive(positive: Tensor, target: Tensor | None, x: Tensor) -> None:
-    """[n, d] beside the candidates, so without a target among them."""
+def external_positive(positive: Tensor, target: Tensor | None, x: Tensor, width: int | None = None) -> None:
+    """[n, d] beside the candidates, so without a target among them; [n, width] where y is not as wide as x."""
     if target is not None:
         raise ValueError(
             "target, positive: expected one of them, got both; target= picks positives from y, positive= adds them"
         )
-    beside("positive", positive, x)
+    if width is None:
+        return beside("positive", positive, x)
+    vectors("positive", positive, width)
+    if len(positive) != len(x):
+        raise ValueError(f"positive: expected one vector for each of {len(x)} queries, got {tuple(positive.shape)}")
+    same_device("positive", positive, x.device)
 
 
 def beside(name: str, t: Tensor, x: Tensor) -> None:
@@ -191,15 +229,6 @@ def positive_int(name: str, value) -> None:
         raise TypeError(f"{name}: expected an int, got {describe(value)}")
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}")
-
-
-def without_duplicates(name: str, index: Tensor) -> None:
-    if readable(index):
-        values, counts = index.unique(return_counts=True)
-        if (counts > 1).any():
-            raise ValueError(
-                f"{name}: expected each value once, got {int(values[counts.argmax()])} {int(counts.max())} times"
-            )
 
 
 def one_of(name: str, value, allowed: tuple[str, ...]) -> None:

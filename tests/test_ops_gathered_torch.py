@@ -10,7 +10,14 @@ from mi_ext import GatheredScores, bounds, losses, ops
 
 raw = torch.ops.mi_ext
 pytestmark = pytest.mark.usefixtures("one_thread")
-OPERATORS = ["gathered_lse", "gathered_clipped_lse", "gathered_fused", "gathered_gradient", "gathered_softplus_sum"]
+OPERATORS = [
+    "gathered_lse",
+    "gathered_clipped_lse",
+    "gathered_fused",
+    "gathered_gradient",
+    "gathered_softplus_sum",
+    "gathered_ranking",
+]
 DIFFERENTIABLE = [call for call in CALLS if call != "clipped"]
 
 
@@ -28,6 +35,8 @@ def arguments(operator, p, on=True):
     if operator == "gathered_fused":
         weights = {"positive_log_weight": 0.1, "negative_log_weight": -0.2, "global_partition": on}
         return given | {"positive": p.positive} | weights | {"candidate_gradient": on}
+    if operator == "gathered_ranking":
+        return given | {"positive": p.x.flip(0)}
     if operator == "gathered_gradient":
         lse = raw.gathered_lse(*given.values())
         return given | {"negative_lse": lse, "grad_negative_lse": torch.ones_like(lse), "candidate_gradient": on}
@@ -173,6 +182,12 @@ def test_errors_name_operator_and_argument(operator, message):
         ("gathered_clipped_lse", {"bias": torch.tensor(0.0)}, "bias must be a 0-dim float64"),
         ("gathered_softplus_sum", {"bias": doubles([0.0])}, "bias must be a 0-dim float64"),
         ("gathered_fused", {"positive": doubles([0.0])}, "positive must be float64 of shape [5]"),
+        (
+            "gathered_ranking",
+            {"positive": torch.zeros(5, 3)},
+            "positive must have the dtype and the shape of x, [5, 3]",
+        ),
+        ("gathered_ranking", {"positive": doubles([[0.0] * 3])}, "shape of x, [5, 3], but has shape [1, 3]"),
         ("gathered_gradient", {"negative_lse": doubles([0.0] * 6)}, "negative_lse must be float64 of shape [5]"),
         ("gathered_gradient", {"grad_negative_lse": torch.zeros(5)}, "grad_negative_lse must be float64 of shape [5]"),
     ],

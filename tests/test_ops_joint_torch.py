@@ -20,6 +20,7 @@ OPERATORS = [
     "joint_softplus_sum",
     "joint_matrix",
     "joint_matrix_gradient",
+    "joint_ranking",
 ]
 
 
@@ -40,6 +41,8 @@ def arguments(operator, p, on=True):
     if operator == "joint_fused":
         weights = {"positive_log_weight": 0.1, "negative_log_weight": -0.2, "global_partition": on}
         return p.tensors | exclusions | weights
+    if operator == "joint_ranking":
+        return p.tensors | exclusions
     if operator == "joint_matrix":
         return p.tensors
     if operator == "joint_matrix_gradient":
@@ -154,6 +157,7 @@ def test_errors_name_operator_and_argument(operator, message):
         ("joint_clipped_lse", {"clip": math.nan}, "clip must be positive"),
         ("joint_softplus_sum", {"bias": doubles([0.0])}, "bias must be a 0-dim float64"),
         ("joint_fused", {"target": None}, "target is needed"),
+        ("joint_ranking", {"target": None}, "target is needed"),
         ("joint_gradient", {"negative_lse": doubles([0.0] * 6)}, "negative_lse must be float64 of shape [5]"),
         ("joint_gradient", {"grad_positive": doubles([0.0] * 6)}, "grad_positive must be float64 of shape [5]"),
         ("joint_matrix_gradient", {"upstream": torch.zeros(5, 9)}, "upstream must be float64 of shape [5, 9]"),

@@ -106,6 +106,47 @@ def test_labels_and_log_weights(layers):
     torch.testing.assert_close(torch.as_tensor(scores.negative_mass), weight.sum())
 
 
+BESIDE = [
+    "positive",
+    "negative_lse",
+    "negative_softplus_sum",
+    "cross_entropy none",
+    "cross_entropy",
+    "log_partition lse",
+]
+BESIDE += ["infonce", "ml_cpc", "nwj", "smile", "clipped"]
+
+
+@pytest.mark.parametrize("quantity", BESIDE)
+@LAYERS
+def test_positives_beside_the_candidates(quantity, layers):
+    """As a first column that is nobody's negative; fewer candidates than queries are no error then."""
+    critic, x, y = problem(layers, m=5)
+    positive = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    inputs = [x, y, positive, *critic.parameters()]
+    scores = critic(x, y, positive=positive)
+    assert (scores.n_candidates, scores.n_negatives, scores.target) == (6, 5, None)
+    own = matrix(critic, x, positive).diagonal()[:, None]
+    dense = DenseScores(torch.cat([own, matrix(critic, x, y)], 1), torch.zeros(7, dtype=torch.int64))
+    for a, b in zip(*(with_gradients(quantity, s, inputs) for s in (scores, dense)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@LAYERS
+def test_ranks_of_positives_beside_the_candidates(layers):
+    critic, x, y = problem(layers, m=30)
+    positive = torch.randn(7, 3, dtype=torch.float64)
+    s, own = matrix(critic, x, y), matrix(critic, x, positive).diagonal()[:, None]
+    labels, v = (torch.arange(7) % 3, torch.arange(30) % 4), torch.linspace(-1, 1, 30, dtype=torch.float64)
+    v[2] = -INF
+    for options, taken in (({}, 0), ({"labels": labels, "candidate_log_weight": v}, v)):
+        negative = (labels[0][:, None] != labels[1]) & (v > -INF) if options else torch.ones(7, 30, dtype=torch.bool)
+        rank, entropy = critic(x, y, positive=positive, **options).ranking()
+        assert torch.equal(rank, ((s >= own) & negative).sum(1)) and len(rank.unique()) > 2
+        weights = (s + taken).masked_fill(~negative, -INF).softmax(1)
+        torch.testing.assert_close(entropy, torch.special.entr(weights).sum(1).detach(), rtol=1e-9, atol=1e-9)
+
+
 @LAYERS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_short_inputs_compute_in_float32(layers, dtype):
@@ -177,6 +218,9 @@ BAD = {
     "dtype": (lambda c, x, y: c(x.long(), y), TypeError, "^x: .*int64"),
     "few candidates": (lambda c, x, y: c(x, y[:3]), ValueError, "^target: .*m = 3"),
     "target": (lambda c, x, y: c(x, y, torch.full((7,), 9)), ValueError, "^target: .*9"),
+    "positive": (lambda c, x, y: c(x, y, positive=x), ValueError, "^positive: .*width 3"),
+    "positives": (lambda c, x, y: c(x, y, positive=y[:6]), ValueError, "^positive: .*7 queries"),
+    "both": (lambda c, x, y: c(x, y, torch.arange(7), positive=y), ValueError, "^target, positive: "),
     "labels": (lambda c, x, y: c(x, y, labels=torch.zeros(7)), TypeError, "^labels: "),
     "log-weight": (lambda c, x, y: c(x, y, candidate_log_weight=torch.zeros(3)), ValueError, "^candidate_log_weight: "),
     "no queries": (lambda c, x, y: bounds.infonce(c(x[:0], y)), ValueError, "n = 0"),

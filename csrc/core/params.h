@@ -115,7 +115,7 @@ struct JointGradients {
 
 using JointStatistics = DotStatistics;  // the same of any scores
 
-// What is read beside a loss, by row; in nats.
+// What is read beside a loss, by row, of any scores; in nats.
 struct DotRanking {
   double* positive = nullptr;  // z_i, written where there are targets
   double* negative_lse = nullptr;

@@ -12,6 +12,15 @@ constexpr T kLazyRange = 60;
 template <class T>
 constexpr T kLowest = std::numeric_limits<T>::lowest();
 
+// The reference, in log2 units, for scores of which `highest` is the largest, in any unit; `kLowest`: all are excluded,
+// or NaN.
+template <class T>
+MI_INLINE T reference_for(T highest, T unit) {
+  if (highest == kLowest<T>) return 0;
+  const T reference = highest * unit;
+  return reference < std::numeric_limits<T>::max() ? reference : std::numeric_limits<T>::max();
+}
+
 // Running log-sum-exp of each query of a block.
 template <class T>
 struct RowSums {

@@ -154,20 +154,28 @@ struct QueryWalk {
   }
 
   void walk() {
+    walk([](int64_t, const WeightedSum<T>& sum) { return Weights{sum}; });
+  }
+
+  // start(i, sum): what weighs the negatives of query i, or of a part of them.
+  template <class Start>
+  void walk(Start&& start) {
     for_slots(slot_count, [&](int s) {
       slots[s].negatives.clear(), slots[s].query.clear();
       const Range units = part_of(p.n() * parts, s, slot_count, 1);
-      for (int64_t unit = units.first; unit < units.last; unit++) walk_unit(slots[s], unit);
+      for (int64_t unit = units.first; unit < units.last; unit++) {
+        T* sum = with_products ? products + unit * width : nullptr;
+        walk_unit(slots[s], unit, start(unit / parts, WeightedSum<T>{slots[s].block, sum, width}));
+      }
     });
   }
 
-  void walk_unit(Slot& slot, int64_t unit) {
+  void walk_unit(Slot& slot, int64_t unit, Weights weights) {
     const int64_t i = unit / parts;
     const Range part = part_of(p.m(), static_cast<int>(unit % parts), parts, kBlockOfNegatives);
     const NegativesOfQuery negatives = negatives_of(p, i);
     const T* x = slot.query.read_one(p.queries, i);
     const GroupScores<T> scores_of = scores();
-    Weights weights{{slot.block, with_products ? products + unit * width : nullptr, width}};
     weights.products.clear();
     T s[kGroup];
     for (int64_t first = part.first; first < part.last; first += kBlockOfNegatives) {

@@ -1,5 +1,6 @@
 // The walks over gathered scores and the table of them.
 #include "families-inl.h"
+#include "gathered-ranking-inl.h"
 #include "gathered_candidates-inl.h"
 
 namespace mi {
@@ -105,6 +106,10 @@ GatheredKernels gathered_kernels() {
       [](const GatheredProblem& p, double* value, const DotGradients& g) {
         const auto run = p.dtype == Dtype::kFloat64 ? softplus_sum<double> : softplus_sum<float>;
         run(p, value, g);
+      },
+      [](const GatheredProblem& p, const Features& positives, const DotRanking& out) {
+        const auto run = p.dtype == Dtype::kFloat64 ? gathered_ranking<double> : gathered_ranking<float>;
+        run(p, positives, out);
       },
   };
 }

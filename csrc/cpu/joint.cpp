@@ -2,6 +2,7 @@
 #include "families-inl.h"
 #include "joint-fused-inl.h"
 #include "joint-one-layer-inl.h"
+#include "joint-ranking-inl.h"
 #include "joint-two-layers-inl.h"
 
 namespace mi {
@@ -184,6 +185,9 @@ JointKernels joint_kernels() {
       },
       [](const JointProblem& p, const void* upstream, const JointGradients& g) {
         with_critic(p, [&]<class Critic>() { joint_matrix_gradient<Critic>(p, upstream, g); });
+      },
+      [](const JointProblem& p, const DotRanking& out) {
+        with_critic(p, [&]<class Critic>() { JointRankingWalk<Critic>{p, out}.run(); });
       },
   };
 }

@@ -27,6 +27,8 @@ struct GatheredKernels {
   void (*gradient)(const GatheredProblem&, const UpstreamGradients&, const DotGradients&);
   // value = sum of softplus(s_ik), and its gradients.
   void (*softplus_sum)(const GatheredProblem&, double* value, const DotGradients&);
+  // positives [n, d], of the problem's dtype; their scores are not written.
+  void (*ranking)(const GatheredProblem&, const Features& positives, const DotRanking&);
 };
 
 struct JointKernels {
@@ -41,6 +43,8 @@ struct JointKernels {
   // The scores themselves [n, m], without bias and exclusions, in the type of gradients; and from their gradient.
   void (*matrix)(const JointProblem&, void* scores);
   void (*matrix_gradient)(const JointProblem&, const void* upstream, const JointGradients&);
+  // Targets needed.
+  void (*ranking)(const JointProblem&, const DotRanking&);
 };
 
 struct RankingKernels {

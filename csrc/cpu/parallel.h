@@ -7,10 +7,23 @@
 
 namespace mi {
 
+// The threads that OpenMP keeps waiting for work do not live on in a forked child, and whoever calls upon them waits
+// for ever. A thread that is new has none yet and starts its own.
+bool in_forked_child();
+void run_in_new_thread(void* (*body)(void*), void* argument);
+
 template <class Body>
 static inline void for_slots(int slots, Body&& body) {
+  auto all = [&] {
 #pragma omp parallel num_threads(slots)
-  for (int slot = omp_get_thread_num(); slot < slots; slot += omp_get_num_threads()) body(slot);
+    for (int slot = omp_get_thread_num(); slot < slots; slot += omp_get_num_threads()) body(slot);
+  };
+  if (slots == 1 || !in_forked_child()) return all();
+  const auto call = [](void* argument) -> void* {
+    (*static_cast<decltype(all)*>(argument))();
+    return nullptr;
+  };
+  run_in_new_thread(call, &all);
 }
 
 // At least one, so that an empty problem still gets its empty results.

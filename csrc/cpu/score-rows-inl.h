@@ -39,21 +39,13 @@ struct RowExclusions {
   }
 };
 
-// The reference, in log2 units, for scores of which `highest` is the largest; `lowest`: all are excluded, or NaN.
-template <class T>
-MI_INLINE T reference_for(T highest) {
-  if (highest == std::numeric_limits<T>::lowest()) return 0;
-  const T reference = highest * static_cast<T>(kLog2E);
-  return reference < std::numeric_limits<T>::max() ? reference : std::numeric_limits<T>::max();
-}
-
 template <class T>
 MI_NOINLINE LogSumExp2 log_sum_exp_of_row(const T* s, int64_t count) {
   Vec<T> highest = broadcast(std::numeric_limits<T>::lowest()), sum = {};
   for (int64_t c = 0; c < count; c += kLanes<T>) highest = max<T>(load(s + c), highest);
   T top = highest[0];
   for (int lane = 1; lane < kLanes<T>; lane++) top = highest[lane] > top ? highest[lane] : top;
-  const T reference = reference_for(top);
+  const T reference = reference_for(top, static_cast<T>(kLog2E));
   for (int64_t c = 0; c < count; c += kLanes<T>) sum += exp2<T>(load(s + c) * static_cast<T>(kLog2E) - reference);
   return {static_cast<double>(reference), horizontal_sum<T>(sum)};
 }
@@ -65,7 +57,8 @@ MI_NOINLINE void add_log_sum_exps_of_columns(const T* s, int64_t pitch, int64_t 
   for (int64_t c = 0; c < count; c += kLanes<T>) {
     Vec<T> highest = broadcast(std::numeric_limits<T>::lowest()), sum = {}, reference;
     for (int64_t r = 0; r < rows; r++) highest = max<T>(load(s + r * pitch + c), highest);
-    for (int lane = 0; lane < kLanes<T>; lane++) reference[lane] = reference_for<T>(highest[lane]);
+    for (int lane = 0; lane < kLanes<T>; lane++)
+      reference[lane] = reference_for<T>(highest[lane], static_cast<T>(kLog2E));
     for (int64_t r = 0; r < rows; r++) sum += exp2<T>(load(s + r * pitch + c) * static_cast<T>(kLog2E) - reference);
     for (int64_t lane = 0; lane < smaller(kLanes<T>, count - c); lane++)
       columns[c + lane] = merge(columns[c + lane], {static_cast<double>(reference[lane]), sum[lane]});

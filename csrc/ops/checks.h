@@ -80,6 +80,10 @@ inline Tensor new_doubles(const Tensor& like, std::initializer_list<int64_t> sha
   return torch::stable::new_empty(like, shape, ScalarType::Double);
 }
 
+inline Tensor new_integers(const Tensor& like, std::initializer_list<int64_t> shape) {
+  return torch::stable::new_empty(like, shape, ScalarType::Long);
+}
+
 // A result that was not asked for: an empty tensor.
 inline Tensor none(const Tensor& like) { return new_doubles(like, {0}); }
 
@@ -89,6 +93,7 @@ inline Tensor new_gradient(const Tensor& of) {
   return torch::stable::new_empty(of, of.sizes(), wide ? ScalarType::Double : ScalarType::Float);
 }
 
+inline int64_t* integers(const Tensor& t) { return static_cast<int64_t*>(t.mutable_data_ptr()); }
 inline double* doubles(const Tensor& t) { return static_cast<double*>(t.mutable_data_ptr()); }
 inline const double* doubles_or_null(const Tensor& t) {
   return t.numel() == 0 ? nullptr : static_cast<const double*>(t.const_data_ptr());

@@ -1,34 +1,14 @@
-// The dot operators on a GPU. Nothing waits for it: scalars and indices stay there, and the walks see to bad ones.
+// The dot operators on a GPU.
 #include "../cuda/kernels.h"
+#include "device_arguments.h"
 #include "dot_operators.h"
-#include "gpu.h"
 
 namespace mi {
 namespace {
 
 struct Cuda {
-  struct Arguments : DotArgumentsOf<DeviceDotProblem> {
-    const char* op;
-    Tensor scale;
-    OptionalTensor bias;
-    torch::stable::accelerator::DeviceGuard guard;
-  };
-
-  static Arguments arguments(const char* op, const Tensor& x, const Tensor& y, const Tensor& scale,
-                             const OptionalTensor& bias, const OptionalTensor& target, const OptionalTensor& x_label,
-                             const OptionalTensor& y_label, const OptionalTensor& candidate_log_weight, bool tf32) {
-    check(x.is_cuda(), op, "expected all tensors on one GPU, but x is on ", device_name(x));
-    check_scalar(op, "scale", scale, x);
-    if (bias) check_scalar(op, "bias", *bias, x);
-    torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-    Arguments a{described_arguments<DeviceDotProblem>(op, x, y, target, x_label, y_label, candidate_log_weight), op,
-                scale, bias, std::move(guard)};
-    a.problem.scale = scalar_pointer(scale);
-    a.problem.bias = bias ? scalar_pointer(*bias) : nullptr;
-    a.problem.tf32 = tf32;
-    a.problem.multiprocessors = device_attribute(op, cudaDevAttrMultiProcessorCount, x.get_device_index());
-    return a;
-  }
+  using Arguments = DeviceDotArguments;
+  static constexpr auto arguments = device_dot_arguments;
 
   static void statistics(const Arguments& a, const DotStatistics& statistics) {
     enqueue(a.op, a.x, cuda::statistics_workspace(a.problem, statistics), [&](void* workspace, cudaStream_t stream) {
@@ -58,14 +38,6 @@ struct Cuda {
       return cuda::softplus_sum(a.problem, positive, value, gradients, workspace, stream);
     });
   }
-
- private:
-  static void check_scalar(const char* op, const char* name, const Tensor& t, const Tensor& x) {
-    check(t.dim() == 0 && t.scalar_type() == ScalarType::Double, op, name, " must be a 0-dim float64 tensor");
-    check_device(op, name, t, x);
-  }
-
-  static const double* scalar_pointer(const Tensor& t) { return static_cast<const double*>(t.const_data_ptr()); }
 };
 
 STABLE_TORCH_LIBRARY_IMPL(mi_ext, CUDA, library) { DotOperators<Cuda>::implement(library); }

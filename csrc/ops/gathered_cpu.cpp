@@ -140,12 +140,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gathered_softplus_sum(Tensor 
   return {value, dx, dy, dscale, dbias};
 }
 
+std::tuple<Tensor, Tensor, Tensor> gathered_ranking(Tensor x, Tensor y, OptionalTensor index, Tensor scale,
+                                                    Tensor positive) {
+  const GatheredArguments a = gathered_arguments("gathered_ranking", x, y, index, scale);
+  const int64_t n = x.size(0), d = x.size(1);
+  check(positive.dim() == 2 && positive.size(0) == n && positive.size(1) == d &&
+            positive.scalar_type() == x.scalar_type(),
+        "gathered_ranking", "positive must have the dtype and the shape of x, ", shape_of(x), ", but has shape ",
+        shape_of(positive));
+  positive = rows_contiguous(positive);
+  const Tensor negative_lse = new_doubles(x, {n}), entropy = new_doubles(x, {n}), rank = new_integers(x, {n});
+  cpu_kernels().gathered.ranking(a.problem, {positive.const_data_ptr(), n, n > 1 ? positive.stride(0) : d},
+                                 {nullptr, doubles(negative_lse), doubles(entropy), integers(rank)});
+  return {negative_lse, entropy, rank};
+}
+
 STABLE_TORCH_LIBRARY_IMPL(mi_ext, CPU, library) {
   library.impl("gathered_lse", TORCH_BOX(&gathered_lse));
   library.impl("gathered_clipped_lse", TORCH_BOX(&gathered_clipped_lse));
   library.impl("gathered_fused", TORCH_BOX(&gathered_fused));
   library.impl("gathered_gradient", TORCH_BOX(&gathered_gradient));
   library.impl("gathered_softplus_sum", TORCH_BOX(&gathered_softplus_sum));
+  library.impl("gathered_ranking", TORCH_BOX(&gathered_ranking));
 }
 
 }  // namespace

@@ -146,6 +146,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> joint_matrix_gradient(Tensor 
   return {g.a, g.b, g.inner_weight, g.inner_bias, g.last_weight};
 }
 
+std::tuple<Tensor, Tensor, Tensor, Tensor> joint_ranking(Tensor a, Tensor b, OptionalTensor inner_weight,
+                                                         OptionalTensor inner_bias, Tensor last_weight,
+                                                         OptionalTensor target, OptionalTensor x_label,
+                                                         OptionalTensor y_label, OptionalTensor candidate_log_weight) {
+  const JointArguments arguments = arguments_of("joint_ranking", a, b, inner_weight, inner_bias, last_weight, target,
+                                                x_label, y_label, candidate_log_weight);
+  check(target.has_value(), "joint_ranking", "target is needed: the column of each row's positive");
+  const int64_t n = a.size(0);
+  const Tensor positive = new_doubles(a, {n}), negative_lse = new_doubles(a, {n}), entropy = new_doubles(a, {n});
+  const Tensor rank = new_integers(a, {n});
+  cpu_kernels().joint.ranking(arguments.problem,
+                              {doubles(positive), doubles(negative_lse), doubles(entropy), integers(rank)});
+  return {positive, negative_lse, entropy, rank};
+}
+
 STABLE_TORCH_LIBRARY_IMPL(mi_ext, CPU, library) {
   library.impl("joint_statistics", TORCH_BOX(&joint_statistics));
   library.impl("joint_clipped_lse", TORCH_BOX(&joint_clipped_lse));
@@ -154,6 +169,7 @@ STABLE_TORCH_LIBRARY_IMPL(mi_ext, CPU, library) {
   library.impl("joint_softplus_sum", TORCH_BOX(&joint_softplus_sum));
   library.impl("joint_matrix", TORCH_BOX(&joint_matrix));
   library.impl("joint_matrix_gradient", TORCH_BOX(&joint_matrix_gradient));
+  library.impl("joint_ranking", TORCH_BOX(&joint_ranking));
 }
 
 }  // namespace

@@ -95,7 +95,14 @@ STABLE_TORCH_LIBRARY(mi_ext, library) {
   // number of negatives with s_ij >= p_i (those at -inf never count). external_positive [n, d]: positives beside the
   // candidates.
   library.def("dot_ranking(Tensor x, Tensor y, Tensor scale, " MI_EXCLUSIONS
-              ", Tensor? external_positive) -> (Tensor positive, Tensor negative_lse, Tensor entropy, Tensor rank)");
+              ", Tensor? external_positive, bool tf32=False) -> "
+              "(Tensor positive, Tensor negative_lse, Tensor entropy, Tensor rank)");
+  // positive [n, d]: vectors beside the negatives.
+  library.def("gathered_ranking(" MI_GATHERED
+              ", Tensor positive) -> (Tensor negative_lse, Tensor entropy, Tensor rank)");
+  // target needed.
+  library.def("joint_ranking(" MI_JOINT ", " MI_EXCLUSIONS
+              ") -> (Tensor positive, Tensor negative_lse, Tensor entropy, Tensor rank)");
 
   // Two query sets on the same candidates, s' = scale1 <x1_i, y_j>, s'' = scale2 <x2_i, y_j>. Over the negatives of a
   // row: log-sum-exps of s' + v, of s'' + v and of s' + s'' + v; and the positives.

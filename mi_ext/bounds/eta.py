@@ -64,18 +64,17 @@ def sobolev_penalty(critic, *pairs: Tensor) -> Tensor:
     recorded the result is differentiable again, in the critic's parameters and in `pairs`. ValueError for n = 0 or
     another number of values.
     """
-    create_graph = torch.is_grad_enabled()
     n = len(pairs[0])
     if n == 0:
         raise ValueError("pairs: the mean over n = 0 pairs is undefined; pass at least one pair")
-    with torch.enable_grad():
-        inputs = [z if z.requires_grad else z.detach().requires_grad_() for z in pairs]
+
+    def total(*inputs: Tensor) -> Tensor:
         values = critic(*inputs)
         if values.numel() != n:
             raise ValueError(f"critic: expected one value a pair, shape ({n},), got {tuple(values.shape)}")
-        gradients = torch.autograd.grad(
-            values.sum(), inputs, create_graph=create_graph, allow_unused=True, materialize_grads=True
-        )
+        return values.sum()
+
+    gradients = torch.func.grad(total, tuple(range(len(pairs))))(*pairs)
     return sum(g.square().sum() for g in gradients) / (2 * n)
 
 

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .. import validation
 from ..log_domain import constant_at_minus_infinity, log_add_exp, softplus
 from ..preconditions import check_log_baseline, in_batch_size, log_negative_mass, mean, target_of_another_query
-from ..scores import Scores, column_blocks
+from ..scores import Scores, column_blocks, recomputed
 
 
 def nwj(scores: Scores) -> Tensor:
@@ -76,6 +75,7 @@ class DonskerVaradhanEMA(nn.Module):
         validation.same_device("log_ema", self.log_ema, batch.device)
         log_ema = torch.where(self.log_ema.isnan(), batch, self.log_ema)
         if self.training:
+            validation.one_problem("scores", batch, "DonskerVaradhanEMA keeps one moving average in train()")
             kept = math.log(self.momentum) if self.momentum > 0 else -math.inf
             log_ema = torch.logaddexp(kept + log_ema, math.log1p(-self.momentum) + batch)
             self.log_ema.copy_(log_ema)
@@ -171,7 +171,7 @@ def interpolated(scores: Scores, alpha: float, log_baseline: Tensor) -> Tensor:
         others = baseline.index_put(own, baseline.new_zeros(()))
         return (n - 1) * (columns[own] - (leave_one_out[own] - baseline[own]).exp()).sum() - others.sum()
 
-    total = sum(checkpoint(block, start, stop, use_reentrant=False) for start, stop in column_blocks(n, n))
+    total = sum(recomputed(block, start, stop) for start, stop in column_blocks(n, n))
     return (1 + total / (n * (n - 1))).to(scores.dtype)
 
 

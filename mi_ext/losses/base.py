@@ -24,11 +24,14 @@ class ContrastiveLoss(nn.Module):
         return 1.0 / self.temperature
 
     def embed(self, name: str, z: Tensor) -> Tensor:
-        """Rows of unit length if `normalize`; lengths in at least float32, since 1e-12 is 0 in float16."""
+        """Rows of unit length if `normalize`."""
         validation.floating_matrix(name, z)
-        if not self.normalize:
-            return z
-        return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1).to(z.dtype)
+        return unit_vectors(z) if self.normalize else z
+
+
+def unit_vectors(z: Tensor) -> Tensor:
+    """[..., d], each divided by its length; lengths in at least float32, since 1e-12 is 0 in float16."""
+    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1).to(z.dtype)
 
 
 def stats_of(scores: Scores, estimate) -> dict:
@@ -39,8 +42,10 @@ def stats_of(scores: Scores, estimate) -> dict:
         return stats if ranking is None else stats | ranking_stats(*ranking)
 
 
-def ranking_stats(rank: Tensor, entropy: Tensor) -> dict:
-    top1, top5 = ((rank < k).to(entropy.dtype).mean() for k in (1, 5))
+def ranking_stats(rank: Tensor, entropy: Tensor, counts: Tensor | None = None) -> dict:
+    """counts: bool [n], the rows that top1 and top5 are shares of; all by default."""
+    counts = torch.ones_like(rank, dtype=torch.bool) if counts is None else counts
+    top1, top5 = (((rank < k) & counts).sum().to(entropy.dtype) / counts.sum() for k in (1, 5))
     return {"top1": top1, "top5": top5, "rank": rank, "effective_negatives": entropy.exp()}
 
 
@@ -49,7 +54,7 @@ def same_shape(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
         raise ValueError(f"{name}: expected the shape of {other_name}, {tuple(other.shape)}, got {tuple(t.shape)}")
 
 
-def log_or_minus_infinity(value: int) -> float:
+def log_or_minus_infinity(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf
 
 

@@ -1,6 +1,7 @@
 """Contrastive representation distillation: a student's and a teacher's embeddings, each against the other's memory."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -29,9 +30,9 @@ class CRD(ContrastiveLoss):
     probabilities only, as the authors' code does with 1e-7.
 
     forward(student [n, dim], teacher [n, dim], index int64 [n], negative_index=None, generator=None): index names the
-    items, each once; negative_index int64 [n, m] names the negatives, by default n_negatives uniform draws from all
-    items for each query. Both embeddings get gradients; the memories get none, and in train() they are updated after
-    use. Tian, Krishnan, Isola, Contrastive Representation Distillation, eq. 10 to 19.
+    items; negative_index int64 [n, m] names the negatives, by default n_negatives uniform draws from all items for each
+    query. Both embeddings get gradients; the memories get none, and in train() they are updated after use, by
+    `MemoryBank.update`. Tian, Krishnan, Isola, Contrastive Representation Distillation, eq. 10 to 19.
     """
 
     log_normalizer: Tensor
@@ -78,6 +79,8 @@ class CRD(ContrastiveLoss):
         return_stats: bool = False,
     ):
         same_shape("teacher", teacher, "student", student)
+        if self.training:
+            validation.one_problem("student", student, "CRD has one memory of each network in train()")
         student, teacher = self.embed("student", student), self.embed("teacher", teacher)
         size, dim = self.student_memory.memory.shape
         validation.vectors("student", student, dim)
@@ -104,27 +107,42 @@ class CRD(ContrastiveLoss):
     def _loss(self, x: Tensor, bank: Tensor, index: Tensor, negative_index: Tensor, way: int):
         """(mean_i [softplus(c − p_i) + Σ_k softplus(s_ik − c)] and what epsilon takes from log σ(c − s); scores)."""
         positive = bank[index]
-        scores = GatheredScores(x, bank, negative_index, self.scale, positive=positive)
+
+        def scores_of(bias=None) -> GatheredScores:
+            return GatheredScores(x, bank, negative_index, self.scale, bias, positive=positive)
+
+        scores = scores_of()
         odds = scores.n_negatives / len(bank)
-        c = self._log_normalizer(scores, way) + math.log(odds + self.epsilon)
-        shifted = GatheredScores(x, bank, negative_index, self.scale, -c, positive=positive).double()
+        c = self._log_normalizer(scores_of, way) + math.log(odds + self.epsilon)
+        shifted = scores_of(-c).double()
         total = softplus(-shifted.positive).sum() + shifted.negative_softplus_sum()
         return total / scores.n_queries + scores.n_negatives * math.log1p(self.epsilon / odds), scores
 
-    @torch.no_grad()
-    def _log_normalizer(self, scores: GatheredScores, way: int) -> Tensor:
+    def _log_normalizer(self, scores_of: Callable[[], GatheredScores], way: int) -> Tensor:
         """log Z, 0-dim; brought up to date in train()."""
-        log_z = self.log_normalizer[way].clone()
-        if not isinstance(self.normalizer, str) or (self.normalizer == "first" and not log_z.isnan()):
+        log_size = math.log(len(self.student_memory.memory))
+
+        def of_batch() -> Tensor:
+            s = scores_of().double()
+            return log_size + s.log_partition(reduction="lse") - math.log(s.n_queries * s.n_candidates)
+
+        with torch.no_grad():
+            log_z = self.log_normalizer[way].clone()
+            if not isinstance(self.normalizer, str):
+                return log_z
+            if self.normalizer == "first" or not self.training:
+                log_z = _unless_nan(log_z, of_batch)
+            else:
+                batch, kept = of_batch(), self.normalizer_momentum
+                average = torch.logaddexp(log_z + log_or_minus_infinity(kept), batch + math.log1p(-kept))
+                log_z = torch.where(log_z.isnan(), batch, average)
+            if self.training:
+                self.log_normalizer[way] = log_z
             return log_z
-        s = scores.double()
-        log_mean = s.log_partition(reduction="lse") - math.log(s.n_queries * s.n_candidates)
-        batch = log_mean + math.log(len(self.student_memory.memory))
-        if log_z.isnan():
-            log_z = batch
-        elif self.training:
-            kept = self.normalizer_momentum
-            log_z = torch.logaddexp(log_z + log_or_minus_infinity(kept), batch + math.log1p(-kept))
-        if self.training:
-            self.log_normalizer[way] = log_z
-        return log_z
+
+
+def _unless_nan(value: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+    """`value`, but `compute()` where that is NaN: known when it runs, so a compiled graph has both ways."""
+    if torch.compiler.is_compiling():
+        return torch.cond(value.isnan(), lambda value: compute(), torch.clone, (value,))
+    return compute() if value.isnan() else value

@@ -85,9 +85,7 @@ class CLIP(ContrastiveLoss):
     def forward(self, image: Tensor, text: Tensor, *, labels=None, return_stats: bool = False):
         same_shape("text", text, "image", image)
         scores = DotScores(self.embed("image", image), self.embed("text", text), self.scale, labels=labels)
-        s = scores.double()
-        columns = softplus(s.column_negative_lse - s.positive)
-        loss = ((s.cross_entropy() + columns.mean()) / 2).to(scores.dtype)
+        loss = symmetric_cross_entropy(scores)
         if not return_stats:
             return loss
         return loss, stats_of(scores, lambda s: bounds.infonce(s) + s.cross_entropy() - loss)  # mean log K_i − loss
@@ -111,7 +109,19 @@ class SigLIP(ContrastiveLoss):
         scores = DotScores(self.embed("image", image), self.embed("text", text), self.scale, self.bias, labels=labels)
         if scores.n_queries == 0:
             raise ValueError("image: the mean over n = 0 pairs is undefined; pass at least one pair")
-        s = scores.double()
-        negatives = s.negative_softplus_sum()
-        loss = ((softplus(-s.positive).sum() + negatives) / s.n_queries).to(scores.dtype)
+        loss = sigmoid_cross_entropy(scores)
         return (loss, stats_of(scores, bounds.infonce)) if return_stats else loss
+
+
+def symmetric_cross_entropy(scores: Scores) -> Tensor:
+    """½ [mean_i (R_i − p_i) + mean_i (C_i − p_i)] of n queries and n candidates that are each other's positives."""
+    s = scores.double()
+    columns = softplus(s.column_negative_lse - s.positive)
+    return ((s.cross_entropy() + columns.mean()) / 2).to(scores.dtype)
+
+
+def sigmoid_cross_entropy(scores: Scores) -> Tensor:
+    """1/n [Σ_i softplus(−p_i) + Σ over negatives softplus(s_ij)]."""
+    s = scores.double()
+    negatives = s.negative_softplus_sum()
+    return ((softplus(-s.positive).sum() + negatives) / s.n_queries).to(scores.dtype)

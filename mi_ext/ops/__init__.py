@@ -20,6 +20,7 @@ from .dot import (
     dot_clipped_log_partition,
     dot_cross_entropy_sum,
     dot_log_partition,
+    dot_lse_gradient,
     dot_softplus_sum,
     dot_statistics,
 )
@@ -39,14 +40,17 @@ from .joint import (
     joint_softplus_sum,
     joint_statistics,
 )
-from .ranking import dot_ranking
+from .ranking import dot_ranking, gathered_ranking, joint_ranking
+from .vmap import register_vmap_of_operators
 
 explain_missing_kernels()
+register_vmap_of_operators()
 
 __all__ = [
     "dot_clipped_log_partition",
     "dot_cross_entropy_sum",
     "dot_log_partition",
+    "dot_lse_gradient",
     "dot_ranking",
     "dot_softplus_sum",
     "dot_statistics",
@@ -54,11 +58,13 @@ __all__ = [
     "gathered_cross_entropy_sum",
     "gathered_log_partition",
     "gathered_negative_lse",
+    "gathered_ranking",
     "gathered_softplus_sum",
     "joint_clipped_log_partition",
     "joint_cross_entropy_sum",
     "joint_log_partition",
     "joint_matrix",
+    "joint_ranking",
     "joint_softplus_sum",
     "joint_statistics",
     "importance_cross_entropy_sum",

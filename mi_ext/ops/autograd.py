@@ -5,6 +5,44 @@ import inspect
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+from .vmap import each_problem
+
+
+class Operator(torch.autograd.Function):
+    """A differentiable function of the raw operators, which torch.func.vmap maps over problems."""
+
+    def __init_subclass__(cls):
+        # torch binds each call to forward's signature; finding that takes longer than solving a small problem.
+        cls.forward.__signature__ = inspect.signature(cls.forward)
+        cls.vmap = staticmethod(functools.partial(each_problem, cls.apply))
+
+    @classmethod
+    def apply(cls, *arguments):
+        try:
+            return super().apply(*arguments)
+        except NotImplementedError as error:
+            if forward_ad._current_level < 0:
+                raise
+            # torch.compile takes no function with a jvp of its own, not even one that only raises.
+            raise NotImplementedError(
+                "mi_ext: scores that are never stored have no forward-mode derivative (jvp, jacfwd, hessian); use "
+                "reverse mode (grad, jacrev), or DenseScores of the score matrix, which has both"
+            ) from error
+
+
+def asks_for_gradient(*values) -> bool:
+    """One of them does, by itself or in a transform of torch.func: a batched tensor does not tell of what it holds."""
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and _requires_grad(t) for t in values)
+
+
+def _requires_grad(t: Tensor) -> bool:
+    while not t.requires_grad and not torch.compiler.is_compiling():
+        if not torch._C._functorch.is_functorch_wrapped_tensor(t):
+            return False
+        t = torch._C._functorch.get_unwrapped(t)
+    return t.requires_grad
 
 
 def double(value, like: Tensor) -> Tensor:
@@ -41,18 +79,15 @@ def first_derivative_only(source: str, dense: str):
     return decorate
 
 
-class _NoSecondDerivative(torch.autograd.Function):
+class _NoSecondDerivative(Operator):
     @staticmethod
-    def forward(ctx, message, gradient, *causes):
-        ctx.message = message
+    def forward(message, gradient, *causes):
         return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.message = inputs[0]
 
     @staticmethod
     def backward(ctx, *upstream):
         raise RuntimeError(ctx.message)
-
-
-def quick_to_bind(*functions) -> None:
-    """torch binds each call to forward's signature; finding that takes longer than solving a small problem."""
-    for function in functions:
-        function.forward.__signature__ = inspect.signature(function.forward)

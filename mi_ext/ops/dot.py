@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
 from ..reference import Exclusion
-from .autograd import double, first_derivative_only, quick_to_bind, scaled
+from .autograd import Operator, asks_for_gradient, double, first_derivative_only, scaled
 from .cuda import tf32
 
 _raw = torch.ops.mi_ext
@@ -27,7 +27,7 @@ def dot_cross_entropy_sum(x, y, scale, exclusions: Exclusion, external_positive,
     p_i is the score with target_i, or external_positive [n] (float64) where there is no target.
     """
     if _fusible(x, y, scale, exclusions, external_positive):
-        arguments = (*_as_raw(exclusions), external_positive, a, b, False, y.requires_grad)
+        arguments = (*_as_raw(exclusions), external_positive, a, b, False, asks_for_gradient(y))
         return _DotFused.apply(x, y, double(scale, x), *arguments)[0]
     positive, lse, _ = dot_statistics(x, y, scale, exclusions)
     return row_cross_entropy(external_positive if positive is None else positive, lse, a, b).sum()
@@ -36,7 +36,7 @@ def dot_cross_entropy_sum(x, y, scale, exclusions: Exclusion, external_positive,
 def dot_log_partition(x, y, scale, exclusions: Exclusion, external_positive, a: float, b: float):
     """(T, positive [n] or None), T = log Σ_i (e^{p_i + a} + e^{negative_lse_i + b}); both differentiable."""
     if _fusible(x, y, scale, exclusions, external_positive):
-        arguments = (*_as_raw(exclusions), external_positive, a, b, True, y.requires_grad)
+        arguments = (*_as_raw(exclusions), external_positive, a, b, True, asks_for_gradient(y))
         total, positive = _DotFused.apply(x, y, double(scale, x), *arguments)[:2]
         return total, (None if exclusions[0] is None else positive)
     positive, lse, _ = dot_statistics(x, y, scale, exclusions)
@@ -49,11 +49,10 @@ def dot_softplus_sum(x, y, scale, bias, exclusions: Exclusion):
 
     Differentiable in x, y, scale and bias; a log-weight v that asks for a gradient is a ValueError.
     """
-    if exclusions[3] is not None and exclusions[3].requires_grad:
+    if asks_for_gradient(exclusions[3]):
         raise ValueError("candidate_log_weight: a softplus sum has no gradient for it; pass it detached")
     scale, bias = double(scale, x), double(bias, x)
-    query_gradient = torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad or bias.requires_grad)
-    candidate_gradient = torch.is_grad_enabled() and y.requires_grad
+    query_gradient, candidate_gradient = asks_for_gradient(x, scale, bias), asks_for_gradient(y)
     arguments = (*_as_raw(exclusions), query_gradient, candidate_gradient)
     value, positive, *_ = _DotSoftplusSum.apply(x, y, scale, bias, *arguments)
     return value, (None if exclusions[0] is None else positive)
@@ -66,6 +65,18 @@ def dot_clipped_log_partition(x, y, scale, bias, exclusions: Exclusion, tau: flo
         return log_sum_exp(_raw.dot_clipped_lse(x, y, *scalars, *_as_raw(exclusions), tau, tf32(x)))
 
 
+def dot_lse_gradient(x, y, scale, exclusions: Exclusion, lse, upstream, candidate_gradient: bool):
+    """(dx, dy or None, dscale) of Σ_i upstream_i lse_i, where y is some of the candidates that lse [n] is a sum over.
+
+    A pair's weight is upstream_i exp(s_ij + v_j − lse_i): a block of candidates needs nothing of the others but lse.
+    """
+    unused = lse.new_zeros(0 if exclusions[0] is None else len(x))
+    statistics, upstreams = (unused, lse, lse[:0]), (unused, upstream, lse[:0])
+    sides = x, y, double(scale, x), *_as_raw(exclusions)
+    dx, dy, dscale = _raw.dot_gradient(*sides, *statistics, *upstreams, candidate_gradient, tf32(x))
+    return dx, (dy if candidate_gradient else None), dscale
+
+
 def _as_raw(exclusions: Exclusion) -> Exclusion:
     target, x_label, y_label, log_weight = exclusions
     return target, x_label, y_label, None if log_weight is None else log_weight.to(torch.float64)
@@ -73,13 +84,10 @@ def _as_raw(exclusions: Exclusion) -> Exclusion:
 
 def _fusible(x, y, scale, exclusions, external_positive) -> bool:
     """A gradient is asked for, and of nothing that only the recomputed way knows."""
-    asked = (x, y, scale, external_positive)
-    wanted = any(isinstance(t, Tensor) and t.requires_grad for t in asked)
-    log_weight = exclusions[3]
-    return torch.is_grad_enabled() and wanted and not (log_weight is not None and log_weight.requires_grad)
+    return asks_for_gradient(x, y, scale, external_positive) and not asks_for_gradient(exclusions[3])
 
 
-class _DotStatistics(torch.autograd.Function):
+class _DotStatistics(Operator):
     @staticmethod
     def forward(x, y, scale, target, x_label, y_label, log_weight, columns):
         return _raw.dot_statistics(x, y, scale, target, x_label, y_label, log_weight, columns, tf32(x))
@@ -113,7 +121,7 @@ def _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) -> Tenso
     return dy[:, -1].double() / scale
 
 
-class _DotFused(torch.autograd.Function):
+class _DotFused(Operator):
     """Outputs (loss, positive, dx, dy, dscale, dpositive): the gradients of the loss come with it and are kept."""
 
     @staticmethod
@@ -151,7 +159,7 @@ def _add_positive_gradient(dx, dy, dscale, x, y, scale, target, upstream):
     return dx, dy, dscale + (upstream * torch.linalg.vecdot(x, positive)).sum()
 
 
-class _DotSoftplusSum(torch.autograd.Function):
+class _DotSoftplusSum(Operator):
     """Outputs (value, positive, dx, dy, dscale, dbias): the gradients of the value come with it and are kept."""
 
     @staticmethod
@@ -178,6 +186,3 @@ class _DotSoftplusSum(torch.autograd.Function):
             kept = [torch.zeros_like(t) if g is None else g for g, t in zip(kept, (x, y, scale), strict=True)]
             kept = _add_positive_gradient(*kept, x, y, scale, target, upstream_positive)
         return *kept, dbias, None, None, None, None, None, None
-
-
-quick_to_bind(_DotStatistics, _DotFused, _DotSoftplusSum)

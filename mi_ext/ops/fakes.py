@@ -133,7 +133,22 @@ def _(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight, *rest):
     return _gradient(x1, True), _gradient(x2, True), _gradient(y, candidate_gradient), _doubles(x1), _doubles(x1)
 
 
+def _ranking(like):
+    """negative_lse, entropy, rank."""
+    n = like.shape[0]
+    return _doubles(like, n), _doubles(like, n), like.new_empty(n, dtype=torch.int64)
+
+
 @torch.library.register_fake("mi_ext::dot_ranking")
-def _(x, y, scale, target, x_label, y_label, log_weight, external_positive):
-    n = x.shape[0]
-    return _doubles(x, 0 if target is None else n), _doubles(x, n), _doubles(x, n), x.new_empty(n, dtype=torch.int64)
+def _(x, y, scale, target, x_label, y_label, log_weight, external_positive, tf32=False):
+    return _doubles(x, 0 if target is None else x.shape[0]), *_ranking(x)
+
+
+@torch.library.register_fake("mi_ext::gathered_ranking")
+def _(x, y, index, scale, positive):
+    return _ranking(x)
+
+
+@torch.library.register_fake("mi_ext::joint_ranking")
+def _(a, *rest):
+    return _doubles(a, a.shape[0]), *_ranking(a)

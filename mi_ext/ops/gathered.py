@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
-from .autograd import double, first_derivative_only, quick_to_bind, scaled
+from .autograd import Operator, asks_for_gradient, double, first_derivative_only, scaled
 
 _first_derivative_only = first_derivative_only("GatheredScores", "DenseScores of the gathered matrix")
 _raw = torch.ops.mi_ext
@@ -22,23 +22,22 @@ def gathered_negative_lse(x, y, index, scale) -> Tensor:
 
 def gathered_cross_entropy_sum(x, y, index, scale, positive, a: float, b: float) -> Tensor:
     """Σ_i [a + softplus(b + negative_lse_i − p_i − a)]; for a = −inf Σ_i [b + negative_lse_i − p_i]."""
-    if _fusible(x, y, scale, positive):
-        return _GatheredFused.apply(x, y, index, double(scale, x), positive, a, b, False, y.requires_grad)[0]
+    if asks_for_gradient(x, y, scale, positive):
+        return _GatheredFused.apply(x, y, index, double(scale, x), positive, a, b, False, asks_for_gradient(y))[0]
     return row_cross_entropy(positive, gathered_negative_lse(x, y, index, scale), a, b).sum()
 
 
 def gathered_log_partition(x, y, index, scale, positive, a: float, b: float) -> Tensor:
     """T = log Σ_i (e^{p_i + a} + e^{negative_lse_i + b})."""
-    if _fusible(x, y, scale, positive):
-        return _GatheredFused.apply(x, y, index, double(scale, x), positive, a, b, True, y.requires_grad)[0]
+    if asks_for_gradient(x, y, scale, positive):
+        return _GatheredFused.apply(x, y, index, double(scale, x), positive, a, b, True, asks_for_gradient(y))[0]
     return log_sum_exp(row_log_partition(positive, gathered_negative_lse(x, y, index, scale), a, b))
 
 
 def gathered_softplus_sum(x, y, index, scale, bias) -> Tensor:
     """Σ_ik softplus(s_ik + bias), differentiable in x, y, scale and bias."""
     scale, bias = double(scale, x), double(bias, x)
-    query_gradient = torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad or bias.requires_grad)
-    candidate_gradient = torch.is_grad_enabled() and y.requires_grad
+    query_gradient, candidate_gradient = asks_for_gradient(x, scale, bias), asks_for_gradient(y)
     return _GatheredSoftplusSum.apply(x, y, index, scale, bias, query_gradient, candidate_gradient)[0]
 
 
@@ -48,11 +47,7 @@ def gathered_clipped_log_partition(x, y, index, scale, bias, tau: float) -> Tens
         return log_sum_exp(_raw.gathered_clipped_lse(x, y, index, double(scale, x), double(bias, x), tau))
 
 
-def _fusible(*inputs) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
-
-
-class _GatheredLse(torch.autograd.Function):
+class _GatheredLse(Operator):
     @staticmethod
     def forward(x, y, index, scale):
         return _raw.gathered_lse(x, y, index, scale)
@@ -70,7 +65,7 @@ class _GatheredLse(torch.autograd.Function):
         return dx.to(x.dtype), (dy.to(y.dtype) if wanted else None), None, dscale
 
 
-class _GatheredFused(torch.autograd.Function):
+class _GatheredFused(Operator):
     """Outputs (loss, dx, dy, dscale, dpositive): the gradients of the loss come with it and are kept.
 
     A bank that asks for no gradient is not kept: it may be updated before the backward pass.
@@ -97,7 +92,7 @@ class _GatheredFused(torch.autograd.Function):
         return scaled(dx, upstream, x), dy, None, dscale * upstream, dpositive, None, None, None, None
 
 
-class _GatheredSoftplusSum(torch.autograd.Function):
+class _GatheredSoftplusSum(Operator):
     """Outputs (value, dx, dy, dscale, dbias): the gradients of the value come with it and are kept."""
 
     @staticmethod
@@ -118,6 +113,3 @@ class _GatheredSoftplusSum(torch.autograd.Function):
             return (None,) * 7
         dy = None if y is None else scaled(dy, upstream, y)
         return scaled(dx, upstream, x), dy, None, dscale * upstream, dbias * upstream, None, None
-
-
-quick_to_bind(_GatheredLse, _GatheredFused, _GatheredSoftplusSum)

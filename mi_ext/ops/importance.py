@@ -7,11 +7,10 @@ v_j enters each sum once: e^{v_j} says how often candidate j counts, whatever it
 """
 
 import torch
-from torch import Tensor
 
 from ..log_domain import log_weighted_mean, row_cross_entropy
 from ..reference import Exclusion
-from .autograd import double, first_derivative_only, quick_to_bind, scaled
+from .autograd import Operator, asks_for_gradient, double, first_derivative_only, scaled
 
 _raw = torch.ops.mi_ext
 _first_derivative_only = first_derivative_only("DotScores", "DenseScores(scale * x @ y.T)")
@@ -40,10 +39,9 @@ def importance_cross_entropy_sum(
     """
     _check_log_weight(exclusions)
     external1, external2 = external or (None, None)
-    inputs = (x1, x2, y, scale1, scale2, external1, external2)
-    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs):
+    if asks_for_gradient(x1, x2, y, scale1, scale2, external1, external2):
         scales = double(scale1, x1), double(scale2, x1)
-        constants = (log_mass, *weights, detach_weights, y.requires_grad)
+        constants = (log_mass, *weights, detach_weights, asks_for_gradient(y))
         sides = (*_as_raw(exclusions), external1, external2)
         return _ImportanceFused.apply(x1, x2, y, *scales, *sides, *constants)[:2]
     p1, p2, lse1, lse2, joint = importance_statistics(x1, x2, y, scale1, scale2, exclusions)
@@ -54,7 +52,7 @@ def importance_cross_entropy_sum(
 
 
 def _check_log_weight(exclusions: Exclusion) -> None:
-    if exclusions[3] is not None and exclusions[3].requires_grad:
+    if asks_for_gradient(exclusions[3]):
         raise ValueError("candidate_log_weight: importance partitions have no gradient for it; pass it detached")
 
 
@@ -63,7 +61,7 @@ def _as_raw(exclusions: Exclusion) -> Exclusion:
     return target, x_label, y_label, None if log_weight is None else log_weight.to(torch.float64)
 
 
-class _ImportanceStatistics(torch.autograd.Function):
+class _ImportanceStatistics(Operator):
     @staticmethod
     def forward(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight, detach_weights):
         return _raw.importance_statistics(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight)
@@ -86,7 +84,7 @@ class _ImportanceStatistics(torch.autograd.Function):
         return *gradients, None, None, None, None, None
 
 
-class _ImportanceFused(torch.autograd.Function):
+class _ImportanceFused(Operator):
     """Outputs (loss, terms, dx1, dx2, dy, dscale1, dscale2, dpositive1, dpositive2): gradients come with the loss."""
 
     @staticmethod
@@ -113,6 +111,3 @@ class _ImportanceFused(torch.autograd.Function):
         external = [g * upstream if ctx.needs_input_grad[k] else None for k, g in ((9, dpositive1), (10, dpositive2))]
         rest = [None] * (len(ctx.needs_input_grad) - 11)
         return *kept, dscale1 * upstream, dscale2 * upstream, None, None, None, None, *external, *rest
-
-
-quick_to_bind(_ImportanceStatistics, _ImportanceFused)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
 from ..reference import Exclusion, Network
-from .autograd import double, first_derivative_only, quick_to_bind, scaled
+from .autograd import Operator, asks_for_gradient, double, first_derivative_only, scaled
 
 _raw = torch.ops.mi_ext
 _first_derivative_only = first_derivative_only("JointScores", "DenseScores of the critic's matrix")
@@ -30,7 +30,7 @@ def joint_cross_entropy_sum(a, b, network: Network, exclusions: Exclusion, log_a
 
     p_i is the score with target_i, which is needed.
     """
-    if _gradient_asked(a, b, *network):
+    if asks_for_gradient(a, b, *network):
         return _JointFused.apply(a, b, *network, *_as_raw(exclusions), log_a, log_b, False)[0]
     positive, lse, _ = joint_statistics(a, b, network, exclusions)
     return row_cross_entropy(positive, lse, log_a, log_b).sum()
@@ -38,7 +38,7 @@ def joint_cross_entropy_sum(a, b, network: Network, exclusions: Exclusion, log_a
 
 def joint_log_partition(a, b, network: Network, exclusions: Exclusion, log_a: float, log_b: float) -> Tensor:
     """log Σ_i (e^{p_i + log_a} + e^{negative_lse_i + log_b})."""
-    if _gradient_asked(a, b, *network):
+    if asks_for_gradient(a, b, *network):
         return _JointFused.apply(a, b, *network, *_as_raw(exclusions), log_a, log_b, True)[0]
     positive, lse, _ = joint_statistics(a, b, network, exclusions)
     return log_sum_exp(row_log_partition(positive, lse, log_a, log_b))
@@ -47,14 +47,15 @@ def joint_log_partition(a, b, network: Network, exclusions: Exclusion, log_a: fl
 def joint_softplus_sum(a, b, network: Network, bias, exclusions: Exclusion) -> Tensor:
     """Σ over negatives of e^{v_j} softplus(s_ij + bias), differentiable in a, b, network and bias."""
     bias = double(bias, a)
-    gradient = _gradient_asked(a, b, *network, bias)
+    gradient = asks_for_gradient(a, b, *network, bias)
     return _JointSoftplusSum.apply(a, b, *network, bias, *_as_raw(exclusions), gradient)[0]
 
 
 def joint_clipped_log_partition(a, b, network: Network, bias, exclusions: Exclusion, tau: float) -> Tensor:
     """log Σ over negatives of exp(v_j + clamp(s_ij + bias, −tau, tau)), without a gradient."""
+    exclusions = _as_raw(exclusions)
     with torch.no_grad():
-        return log_sum_exp(_raw.joint_clipped_lse(a, b, *network, double(bias, a), *_as_raw(exclusions), tau))
+        return log_sum_exp(_raw.joint_clipped_lse(a, b, *network, double(bias, a), *exclusions, tau))
 
 
 def joint_matrix(a: Tensor, b: Tensor, network: Network) -> Tensor:
@@ -64,13 +65,9 @@ def joint_matrix(a: Tensor, b: Tensor, network: Network) -> Tensor:
 
 def _as_raw(exclusions: Exclusion) -> Exclusion:
     target, x_label, y_label, log_weight = exclusions
-    if log_weight is not None and log_weight.requires_grad:
+    if asks_for_gradient(log_weight):
         raise ValueError("candidate_log_weight: joint scores have no gradient for it; pass it detached")
     return target, x_label, y_label, None if log_weight is None else log_weight.to(torch.float64)
-
-
-def _gradient_asked(*tensors) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _in_dtypes(gradients, inputs):
@@ -81,7 +78,7 @@ def _scaled(gradients, upstream, inputs):
     return tuple(None if t is None else scaled(g, upstream, t) for g, t in zip(gradients, inputs, strict=True))
 
 
-class _JointStatistics(torch.autograd.Function):
+class _JointStatistics(Operator):
     @staticmethod
     def forward(a, b, inner_weight, inner_bias, last_weight, target, x_label, y_label, log_weight, columns):
         exclusions = (target, x_label, y_label, log_weight)
@@ -104,7 +101,7 @@ class _JointStatistics(torch.autograd.Function):
         return *_in_dtypes(gradients, inputs[:5]), None, None, None, None, None
 
 
-class _JointFused(torch.autograd.Function):
+class _JointFused(Operator):
     """Outputs (loss, da, db, dW1, db1, dw): the gradients of the loss come with it and are kept."""
 
     @staticmethod
@@ -127,7 +124,7 @@ class _JointFused(torch.autograd.Function):
         return *_scaled(saved[5:], upstream, saved[:5]), *(None,) * 7
 
 
-class _JointSoftplusSum(torch.autograd.Function):
+class _JointSoftplusSum(Operator):
     """Outputs (value, da, db, dW1, db1, dw, dbias): the gradients of the value come with it and are kept."""
 
     @staticmethod
@@ -150,7 +147,7 @@ class _JointSoftplusSum(torch.autograd.Function):
         return *_scaled(saved[6:], upstream, saved[:6]), *(None,) * 5
 
 
-class _JointMatrix(torch.autograd.Function):
+class _JointMatrix(Operator):
     @staticmethod
     def forward(a, b, inner_weight, inner_bias, last_weight):
         return _raw.joint_matrix(a, b, inner_weight, inner_bias, last_weight)
@@ -164,6 +161,3 @@ class _JointMatrix(torch.autograd.Function):
     def backward(ctx, upstream):
         inputs = ctx.saved_tensors
         return _in_dtypes(_raw.joint_matrix_gradient(*inputs, upstream), inputs)
-
-
-quick_to_bind(_JointStatistics, _JointFused, _JointSoftplusSum, _JointMatrix)

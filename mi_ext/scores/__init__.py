@@ -10,7 +10,7 @@ Statistics are float64 inside, so that differences of large scores are exact; re
 bits and float64 for float64 inputs. Everything is in nats.
 """
 
-from .blocks import column_blocks
+from .blocks import column_blocks, recomputed
 from .dense import DenseScores
 from .dot import DotScores
 from .gathered import GatheredScores
@@ -30,4 +30,5 @@ __all__ = [
     "added",
     "column_blocks",
     "importance_cross_entropy_sum",
+    "recomputed",
 ]

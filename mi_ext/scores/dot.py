@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from .. import ops, reference, validation
-from .blocks import column_blocks
+from .blocks import column_blocks, recomputed
 from .exclusions import Exclusions
 from .source import SharedColumnScores
 
@@ -29,6 +28,7 @@ class DotScores(SharedColumnScores):
     def __init__(
         self, x, y, scale=1.0, bias=None, target=None, *, positive=None, labels=None, candidate_log_weight=None
     ):
+        validation.no_compiled_vmap()
         validation.floating_matrix("x", x)
         validation.floating_matrix("y", y, "[m, d]")
         validation.same_width("y", y, x)
@@ -51,7 +51,7 @@ class DotScores(SharedColumnScores):
 
     def negative_softplus_sum(self) -> Tensor:
         log_weight = self.exclusions.candidate_log_weight
-        if log_weight is not None and log_weight.requires_grad:
+        if ops.autograd.asks_for_gradient(log_weight):
             return self._softplus_by_columns().to(self.dtype)
         total, positive = ops.dot_softplus_sum(self.x, self.y, self.scale, self.bias, self.exclusions.tensors)
         if positive is not None:
@@ -90,7 +90,7 @@ class DotScores(SharedColumnScores):
     def fuses_with(self, other: "DotScores") -> bool:
         """One walk serves both: the same vectors of the candidates, and no gradient to their log-weights."""
         log_weight = self.exclusions.candidate_log_weight
-        asked = log_weight is not None and log_weight.requires_grad
+        asked = ops.autograd.asks_for_gradient(log_weight)
         return self._given_candidates is other._given_candidates and not asked
 
     def fused_importance(self, other: "DotScores", weights, detach_weights: bool):
@@ -121,8 +121,6 @@ class DotScores(SharedColumnScores):
         return DotScores(x, y, scale, bias, e.target, **rest)
 
     def _compute_ranking(self):
-        if not self.x.is_cpu:
-            return None  # ranks have a kernel on the CPU alone
         given = None if self._given_positive is None else self._given_positive.to(self.x.dtype)
         results = ops.dot_ranking(self.x, self.y, self.scale, self.exclusions.tensors, given)
         with torch.no_grad():
@@ -180,4 +178,4 @@ class DotScores(SharedColumnScores):
 
         blocks = column_blocks(len(self.x), len(self.y))
         none = torch.zeros((), dtype=torch.float64, device=self.x.device)
-        return sum((checkpoint(block, start, stop, use_reentrant=False) for start, stop in blocks), start=none)
+        return sum((recomputed(block, start, stop) for start, stop in blocks), start=none)

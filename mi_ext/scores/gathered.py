@@ -23,6 +23,7 @@ class GatheredScores(Scores):
     """
 
     def __init__(self, x, bank=None, index=None, scale=1.0, bias=None, *, negatives=None, positive):
+        validation.no_compiled_vmap()
         validation.floating_matrix("x", x)
         validation.beside("positive", positive, x)
         y = validation.own_negatives(x, bank, index, negatives)
@@ -61,6 +62,13 @@ class GatheredScores(Scores):
     def _compute_statistics(self):
         negative_lse = ops.gathered_negative_lse(self.x, self.y, self.index, self.scale)
         return self._positive(), negative_lse + self.bias, None
+
+    def _compute_ranking(self):
+        if not self.x.is_cpu:
+            return None  # no kernel on a GPU yet
+        vectors = self._positive_vectors.to(self.x.dtype)
+        negative_lse, *rest = ops.gathered_ranking(self.x, self.y, self.index, self.scale, vectors)
+        return self._positive(), negative_lse + self.bias, *rest
 
     def _positive(self) -> Tensor:
         return self._unbiased_positive() + self.bias

@@ -1,5 +1,7 @@
 """`JointScores`: a network on concatenated pairs, reduced tile by tile."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,12 +19,14 @@ class JointScores(SharedColumnScores):
         s_ij = <w, relu(W1 relu(a_i + b_j) + b1)> + b_last                              two hidden layers
 
     x [n, dx]; y [m, dy]; critic: `critics.Joint(dx, dy, hidden, layers)`, whose parameters get gradients as x and y do.
-    Dtypes are promoted together, and 16-bit ones to float32. `target` int64 [n]: y[target_i] is the positive of query
-    i; by default arange(n), which needs m ≥ n. labels, candidate_log_weight: as for `DotScores`, the latter without a
+    Dtypes are promoted together, and 16-bit ones to float32. The positives: `positive` [n, dy], one for each query
+    beside the candidates (a queue, a memory bank), K = m + 1; or `target` int64 [n], y[target_i] that of query i, by
+    default arange(n), which needs m ≥ n, K = m. labels, candidate_log_weight: as for `DotScores`, the latter without a
     gradient. The concatenating critic of [MIM]; other activations, or more layers: `DenseScores` of the critic's own
     matrix.
 
-    Raises TypeError or ValueError naming the argument. A second derivative is an error by name.
+    Raises TypeError or ValueError naming the argument; giving both `target` and `positive` is an error. A second
+    derivative is an error by name.
     """
 
     def __init__(
@@ -32,9 +36,11 @@ class JointScores(SharedColumnScores):
         critic: nn.Module,
         target: Tensor | None = None,
         *,
+        positive: Tensor | None = None,
         labels=None,
         candidate_log_weight: Tensor | None = None,
     ):
+        validation.no_compiled_vmap()
         first, *inner, last = _linears(critic)
         for name, t, width in (("x", x, critic.dx), ("y", y, critic.dy)):
             validation.floating_matrix(name, t)
@@ -43,9 +49,13 @@ class JointScores(SharedColumnScores):
         validation.same_device("y", y, x.device)
         n, m = len(x), len(y)
         validation.log_weight_per_candidate(candidate_log_weight, m, x)
-        target = validation.target_or_default(target, n, m, x)
-        x_label, y_label = validation.label_pair(labels, n, m, x)
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), first.weight.dtype)
+        if positive is None:
+            target = validation.target_or_default(target, n, m, x)
+        else:
+            validation.external_positive(positive, target, x, critic.dy)
+            dtype = torch.promote_types(dtype, positive.dtype)
+        x_label, y_label = validation.label_pair(labels, n, m, x)
         super().__init__(Exclusions(n, m, x.device, target, x_label, y_label, candidate_log_weight), dtype)
 
         def wide(t: Tensor) -> Tensor:
@@ -54,6 +64,7 @@ class JointScores(SharedColumnScores):
         weight_x, weight_y = wide(first.weight).split([critic.dx, critic.dy], dim=1)
         self.a = wide(F.linear(wide(x), weight_x))
         self.b = wide(F.linear(wide(y), weight_y, wide(first.bias)))
+        self._positive_b = None if positive is None else wide(F.linear(wide(positive), weight_y, wide(first.bias)))
         second = (wide(inner[0].weight), wide(inner[0].bias)) if inner else (None, None)
         self.network = *second, wide(last.weight).squeeze(0)
         self.bias = last.bias.double().squeeze(0)
@@ -70,7 +81,7 @@ class JointScores(SharedColumnScores):
 
     def shuffled(self, index: Tensor) -> Tensor:
         self._check_index(index)
-        return self._row_scores(index).to(self.dtype)
+        return self._row_scores(self.b[index]).to(self.dtype)
 
     def column_block(self, start: int, stop: int) -> Tensor:
         return (ops.joint_matrix(self.a, self.b[start:stop], self.network) + self.bias).to(self.dtype)
@@ -78,11 +89,34 @@ class JointScores(SharedColumnScores):
     def _positive(self) -> Tensor:
         if self._has_statistics():
             return self._statistics()[0]
-        return self._keep("positive", lambda: self._row_scores(self.target))
+        return self._keep("positive", self._positive_scores)
+
+    def _positive_scores(self) -> Tensor:
+        return self._row_scores(self.b[self.target] if self._positive_b is None else self._positive_b)
 
     def _compute_statistics(self, columns: bool):
-        results = ops.joint_statistics(self.a, self.b, self.network, self.exclusions.tensors, columns)
-        return tuple(None if t is None else t + self.bias for t in results)
+        positive, *lse = ops.joint_statistics(self.a, self.b, self.network, self.exclusions.tensors, columns)
+        positive = self._positive_scores() if positive is None else positive + self.bias
+        return positive, *(None if t is None else t + self.bias for t in lse)
+
+    def _compute_ranking(self):
+        if not self.a.is_cpu:
+            return None  # no kernel on a GPU yet
+        b, exclusions = self.b, self.exclusions.tensors
+        if self._positive_b is not None:
+            b, exclusions = self._with_positives_as_columns()
+        positive, negative_lse, *rest = ops.joint_ranking(self.a, b, self.network, exclusions)
+        return positive + self.bias, negative_lse + self.bias, *rest
+
+    def _with_positives_as_columns(self):
+        """(b [m + n, h], exclusions): positives beside the candidates as candidates that are nobody's negatives."""
+        _, x_label, y_label, v = self.exclusions.tensors
+        n, m = len(self.a), len(self.b)
+        labels = (x_label, None if y_label is None else torch.cat([y_label, x_label]))
+        v = self.a.new_zeros(m, dtype=torch.float64) if v is None else v.double()
+        removed = torch.full((n,), -math.inf, dtype=torch.float64, device=self.a.device)
+        target = torch.arange(m, m + n, device=self.a.device)
+        return torch.cat([self.b, self._positive_b]), (target, *labels, torch.cat([v, removed]))
 
     def _cross_entropy_sum(self, a, b) -> Tensor:
         if not self._fuses(a, b):
@@ -96,13 +130,15 @@ class JointScores(SharedColumnScores):
         return ops.joint_log_partition(self.a, self.b, self.network, self.exclusions.tensors, a, b) + self.bias
 
     def _fuses(self, a, b) -> bool:
-        """One operator gives value and gradient: for constant log-weights, unless the statistics are already there."""
-        return not (isinstance(a, Tensor) or isinstance(b, Tensor) or self._has_statistics())
+        """One operator gives value and gradient: for constant log-weights and positives among the candidates, unless
+        the statistics are already there."""
+        unknown = isinstance(a, Tensor) or isinstance(b, Tensor) or self._positive_b is not None
+        return not (unknown or self._has_statistics())
 
-    def _row_scores(self, index: Tensor) -> Tensor:
-        """float64 [n]: the scores of (x_i, y_index_i)."""
+    def _row_scores(self, b: Tensor) -> Tensor:
+        """float64 [n]: the scores of (x_i, y_i) for first layers a_i and b_i, b [n, h]."""
         inner_weight, inner_bias, last_weight = self.network
-        hidden = (self.a + self.b[index]).relu()
+        hidden = (self.a + b).relu()
         if inner_weight is not None:
             hidden = F.linear(hidden, inner_weight, inner_bias).relu()
         return (hidden @ last_weight).double() + self.bias

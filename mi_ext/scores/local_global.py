@@ -16,7 +16,9 @@ from torch import Tensor
 
 from .. import validation
 from ..log_domain import log_add_exp, log_sum_exp, softplus
+from .blocks import column_blocks
 from .dot import DotScores
+from .shared_ranking import SharedRanking
 from .source import Scores
 
 
@@ -66,6 +68,9 @@ class LocalGlobalScores(Scores):
         return self._keep("own", self._own_scores).flatten()
 
     def _statistics(self, columns: bool = False):
+        return self._keep("statistics", self._compute_statistics)
+
+    def _compute_statistics(self):
         lse = self._keep("lse", self._others_lse)
         return self._positive(), lse.repeat_interleave(self.n_locals), None
 
@@ -81,6 +86,20 @@ class LocalGlobalScores(Scores):
         parts = [self._constant(-math.inf), *(part.log_partition() for part in self._parts)]
         return b + math.log(self.n_locals) + log_sum_exp(torch.stack(parts))
 
+    def _compute_ranking(self):
+        """From blocks of columns; where these hold the positives too, they are taken from there, so that ties are."""
+        lse = self._keep("lse", self._others_lse)
+        whole = next((part for part in self._parts if part.has_own_images), None)
+        own = self._keep("own", self._own_scores) if whole is None else whole.own_scores(self.n_locals)
+        ranking = SharedRanking(own.view(self.n_images, self.n_locals), lse)
+        for part in self._parts:
+            for rows, image, s in part.blocks(self.n_locals):
+                row = torch.arange(rows.start, rows.stop, device=s.device)
+                ranking.add(rows, s.masked_fill(row[:, None] == image, -math.inf))
+        positive, negative_lse, _ = self._compute_statistics()
+        entropy = ranking.entropy().repeat_interleave(self.n_locals)
+        return positive, negative_lse, entropy, ranking.rank(self.n_negatives).flatten()
+
     def _own_scores(self) -> Tensor:
         """float64 [B, L]: p_il."""
         if self._critic is None:
@@ -94,10 +113,11 @@ class LocalGlobalScores(Scores):
         own_first = image * self.n_locals  # the target, a local that its label leaves out anyway
         labels = image, image.repeat_interleave(self.n_locals)
         score = DotScores if self._critic is None else self._critic
-        yield _Part(0, score(self._globals, self._locals.flatten(0, 1), target=own_first, labels=labels), -math.inf)
+        scores = score(self._globals, self._locals.flatten(0, 1), target=own_first, labels=labels)
+        yield _Part(slice(0, self.n_images), slice(0, self.n_images), scores, -math.inf)
 
     def _by_rectangles(self) -> Iterator["_Part"]:
-        return (_Part(r.start, self._score(r, images), 0.0) for r, images in _rectangles(0, self.n_images))
+        return (_Part(r, images, self._score(r, images), 0.0) for r, images in _rectangles(0, self.n_images))
 
     def _score(self, rows: slice, images: slice) -> Scores:
         """Of some globals with all locals of some images, the first of them in the place of the positive."""
@@ -110,20 +130,37 @@ class LocalGlobalScores(Scores):
 
 
 class _Part(NamedTuple):
-    """Rows start … of the images, some of whose negatives are those of `scores`, and its positives where a = 0."""
+    """Globals of the images `rows`, locals of `images`: the negatives of `scores`, and its positives where a = 0."""
 
-    start: int
+    rows: slice
+    images: slice
     scores: Scores
     a: float
+
+    @property
+    def has_own_images(self) -> bool:
+        return self.rows == self.images
 
     def lse(self, n_images: int) -> Tensor:
         """[1, B]: log-sum-exps over this part's negatives, −inf in rows that it does not have."""
         rows = self.scores.double().log_partition(self.a)
-        around = self.start, n_images - self.start - len(rows)
+        around = self.rows.start, n_images - self.rows.stop
         return torch.nn.functional.pad(rows[None], around, value=-math.inf)
 
     def log_partition(self) -> Tensor:
         return self.scores.double().log_partition(self.a, reduction="lse")
+
+    def blocks(self, n_locals: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """(rows, the image of each column, float64 scores) by blocks of columns."""
+        n = self.rows.stop - self.rows.start
+        for start, stop in column_blocks(n, (self.images.stop - self.images.start) * n_locals):
+            s = self.scores.double().column_block(start, stop)
+            yield self.rows, self.images.start + torch.arange(start, stop, device=s.device) // n_locals, s
+
+    def own_scores(self, n_locals: int) -> Tensor:
+        """float64 [B·L]: those of each image with its own locals, where rows and images are all images."""
+        own = [s[image, torch.arange(len(image), device=s.device)] for _, image, s in self.blocks(n_locals)]
+        return torch.cat(own) if own else self.scores.double().positive
 
     def softplus_sum(self) -> Tensor:
         scores = self.scores.double()

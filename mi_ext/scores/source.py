@@ -127,9 +127,20 @@ class Scores(ABC):
         """(rank int64 [n], entropy [n]), detached; None for a source that cannot tell.
 
         rank_i = #{j ∈ N_i : s_ij ≥ p_i}: ties count against the positive, so that embeddings that are all alike rank
-        last, not first. Scores of −inf never count; v does not enter; a NaN p_i ranks last. entropy_i, in nats: of
-        softmax_j(s_ij + v_j) over N_i; −inf without negatives. From one walk, which gives `log_partition` too.
+        last, not first (by a joint critic, where torch gives equal inputs equal first layers). Scores of −inf never
+        count; v does not enter; a NaN p_i ranks last. entropy_i, in nats: of softmax_j(s_ij + v_j) over N_i; −inf
+        without negatives. From one walk, which gives `log_partition` too.
         """
+        with torch.no_grad():
+            found = self._keep("ranking", self._compute_ranking)
+            if found is None:
+                return None
+            positive, negative_lse, entropy, rank = found
+            self._keep("statistics", lambda: (positive, negative_lse, None))
+        return rank, entropy.to(self.dtype)
+
+    def _compute_ranking(self) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """float64 positive [n], negative_lse [n], entropy [n], and rank int64 [n]; or None."""
         return None
 
     @abstractmethod
@@ -220,24 +231,11 @@ class SharedColumnScores(Scores):
             return self._keep("statistics", lambda: self._compute_statistics(False))
         return self._keep("statistics with columns", lambda: self._compute_statistics(True))
 
-    def ranking(self) -> tuple[Tensor, Tensor] | None:
-        with torch.no_grad():
-            found = self._keep("ranking", self._compute_ranking)
-            if found is None:
-                return None
-            positive, negative_lse, entropy, rank = found
-            self._keep("statistics", lambda: (positive, negative_lse, None))
-        return rank, entropy.to(self.dtype)
-
     def _has_statistics(self) -> bool:
         return self._has("statistics") or self._has("statistics with columns")
 
     @abstractmethod
     def _compute_statistics(self, columns: bool): ...
-
-    def _compute_ranking(self):
-        """float64 positive [n], negative_lse [n], entropy [n], and rank int64 [n]; or None."""
-        return None
 
     def _check_index(self, index: Tensor) -> None:
         validation.candidate_index("index", index, self.n_queries, self.exclusions.m, self.exclusions.device)

@@ -1,6 +1,7 @@
 // Stands in for the CUDA runtime: a launch calls back with the kernel's name, its shape and its arguments. Beside it
 // the walks of csrc/cuda/kernels.h under C names.
 #include "../../csrc/cuda/kernels.h"
+#include "../../csrc/cuda/ranking.h"
 
 #include <cuda_runtime.h>
 
@@ -105,5 +106,12 @@ size_t softplus_sum_workspace(const DeviceDotProblem* p, const DotGradients* g) 
 }
 int softplus_sum(const DeviceDotProblem* p, double* positive, double* value, const DotGradients* g, void* workspace) {
   return cuda::softplus_sum(*p, positive, value, *g, workspace, nullptr);
+}
+
+size_t ranking_workspace(const DeviceDotProblem* p, const Features* external_positive) {
+  return cuda::ranking_workspace(*p, *external_positive);
+}
+int ranking(const DeviceDotProblem* p, const Features* external_positive, const DotRanking* r, void* workspace) {
+  return cuda::ranking(*p, *external_positive, *r, workspace, nullptr);
 }
 }

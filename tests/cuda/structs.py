@@ -38,3 +38,4 @@ UpstreamGradients = _struct(
     column_negative_lse=POINTER,
     positive=POINTER,
 )
+DotRanking = _struct("DotRanking", positive=POINTER, negative_lse=POINTER, entropy=POINTER, rank=POINTER)

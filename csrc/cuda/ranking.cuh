@@ -1,0 +1,171 @@
+// Log-sum-exps of rows, entropies of their weights and ranks of their positives in one walk, 2nmd flops, once the
+// scores of the positives are known by the same products: equal vectors are exactly ties.
+#pragma once
+#include "pairwise_forward.cuh"
+
+namespace mi::cuda {
+
+// Of a row, E = 2^(s + v - reference): sum of E, moment of E (s + v - reference), and how many scores are not below the
+// positive's.
+template <class Scalar>
+struct RankingPart {
+  Scalar reference, sum, moment;
+  int64_t above;
+
+  __device__ __forceinline__ void raise(Scalar to) {
+    const Scalar rise = to - reference, factor = exp2_of(-rise);
+    moment = sum == 0 ? Scalar(0) : factor * (moment - rise * sum);
+    sum *= factor;
+    reference = to;
+  }
+  static __device__ __forceinline__ RankingPart merged(RankingPart a, RankingPart b) {
+    const Scalar high = fmax(a.reference, b.reference);
+    a.raise(high), b.raise(high);
+    return {high, a.sum + b.sum, a.moment + b.moment, a.above + b.above};
+  }
+  __device__ __forceinline__ RankingPart shuffled(int mask) const {
+    return {__shfl_xor_sync(~0u, reference, mask), __shfl_xor_sync(~0u, sum, mask), __shfl_xor_sync(~0u, moment, mask),
+            __shfl_xor_sync(~0u, above, mask)};
+  }
+};
+
+// Owner: queries, whose terms' `positive` is the score that a negative has to reach.
+struct RankingParams {
+  Walk walk;
+  Walk unweighted;        // the same without log-weights: these say how often a negative counts, not how it ranks
+  void* parts = nullptr;  // RankingPart [splits][warps across][owner rows]
+};
+
+template <class T>
+struct RowRanking {
+  using Scalar = typename T::Scalar;
+  static constexpr Scalar kLowest = -4 * std::numeric_limits<Scalar>::max_exponent;  // there E is 0: no 0 * inf
+  RankingPart<Scalar> part[2 * T::kRowBlocks];
+
+  __device__ RowRanking() {
+#pragma unroll
+    for (auto& row : part) row = {-kHighest<T>, 0, 0, 0};
+  }
+
+  // Scores are factor * s.
+  __device__ __forceinline__ void push(Tile<T>& s, Scalar factor, const Walk& walk, const Ring<T>& ring,
+                                       const Place<T>& place, int tile) {
+    constexpr Scalar kInf = static_cast<Scalar>(kInfinity);
+#pragma unroll
+    for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+      const Scalar threshold = ring.owner().term[place.row + place.row_of(k / 2, k % 2)].positive;
+      Scalar highest = -kInf;
+      int above = 0;
+#pragma unroll
+      for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
+        Scalar& x = s[k / 2][q / 2][2 * (k % 2) + q % 2];
+        const int column = place.column + place.column_of(q / 2, q % 2);
+        const Scalar weight = walk.streamed.log_weight ? ring.streamed(tile).log_weight[column] : Scalar(0);
+        x = weight == -kInf ? -kInf : x * factor;
+        above += !(x < threshold);
+        x += weight;
+        highest = fmax(highest, x);
+      }
+      part[k].above += above;
+      add_exponentials(part[k], s, k, fmin(fmax(part[k].reference, highest), kHighest<T>));
+      read_again();
+    }
+  }
+
+  static __device__ __forceinline__ void add_exponentials(RankingPart<Scalar>& row, const Tile<T>& s, int k,
+                                                          Scalar raised) {
+    row.raise(raised);
+#pragma unroll
+    for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
+      const Scalar below = s[k / 2][q / 2][2 * (k % 2) + q % 2] - raised, e = exp2_of(below);
+      row.sum += e;
+      row.moment += e * fmax(below, kLowest);
+    }
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) ranking_walk(const __grid_constant__ RankingParams p) {
+  using Scalar = typename T::Scalar;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  Ring<T> ring(p.walk, shared);
+  const Place<T> place;
+  const Scores<T> scores(p.unweighted, ring, place, true);
+  const int lane = threadIdx.x % 32;
+  const uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane);
+  const uint32_t columns = place.column * kRowBytes + T::Math::columns_offset(lane);
+  RowRanking<T> ranking;
+  const int last_tile = ring.last_tile();
+  int tile = ring.tile;
+  ring.start();
+  for (; tile < last_tile; tile++) {
+    Tile<T> s = {};
+    for (int c = 0; c < ring.l.chunks; c++) {
+      ring.advance();
+      multiply_chunk<T>(s, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, p.walk.exact);
+    }
+    Scalar factor = scores.affine.factor;
+    if (scores.special(tile) || scores.any_target(tile)) {
+      scores.finish(s, tile, nullptr);
+      factor = 1;
+    }
+    ranking.push(s, factor, p.walk, ring, place, tile);
+  }
+  auto* parts = static_cast<RankingPart<Scalar>*>(p.parts) +
+                (blockIdx.y * T::kWarpsAcross + place.column / T::kWarpColumns) * p.walk.owner.rows;
+#pragma unroll
+  for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+    RankingPart<Scalar> part = ranking.part[k];
+    part = RankingPart<Scalar>::merged(part, part.shuffled(1));
+    part = RankingPart<Scalar>::merged(part, part.shuffled(2));
+    const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
+    if (place.t == 0 && row < p.walk.owner.rows) parts[row] = part;
+  }
+}
+
+struct PositivesParams {
+  Walk walk;                   // streamed: the positive of each of the owner's rows
+  double* positive = nullptr;  // [owner rows] in nats, or null
+  void* terms = nullptr;       // Term<Scalar> [owner rows]
+};
+
+// The diagonal of the scores alone. No score at -inf reaches a positive: thresholds are finite at least.
+template <class T>
+__global__ void __launch_bounds__(kThreads) ranking_positives(const __grid_constant__ PositivesParams p) {
+  using Scalar = typename T::Scalar;
+  static_assert(T::kRows % T::kColumns == 0);
+  extern __shared__ __align__(1024) unsigned char shared[];
+  Ring<T> ring(p.walk, shared);
+  const Place<T> place;
+  const Scores<T> scores(p.walk, ring, place, true);
+  const int lane = threadIdx.x % 32;
+  const uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane);
+  const uint32_t columns = place.column * kRowBytes + T::Math::columns_offset(lane);
+  constexpr int kTiles = T::kRows / T::kColumns;
+  int tile = blockIdx.x * kTiles;
+  const int last_tile = min(ring.last_tile(), tile + kTiles);
+  ring.tile = tile;
+  ring.start();
+  for (; tile < last_tile; tile++) {
+    Tile<T> s = {};
+    for (int c = 0; c < ring.l.chunks; c++) {
+      ring.advance();
+      multiply_chunk<T>(s, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, p.walk.exact);
+    }
+#pragma unroll
+    for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+      const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
+#pragma unroll
+      for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
+        if (ring.first_column(tile) + place.column + place.column_of(q / 2, q % 2) != row) continue;
+        if (row >= p.walk.owner.rows) continue;
+        const Scalar product = s[k / 2][q / 2][2 * (k % 2) + q % 2], score = product * scores.affine.factor;
+        if (p.positive) p.positive[row] = static_cast<double>(product) * *p.walk.scale;
+        static_cast<Term<Scalar>*>(p.terms)[row] = {0, 0, score < -kHighest<T> ? -kHighest<T> : score, 0};
+      }
+    }
+  }
+  await_copies<0>();
+}
+
+}  // namespace mi::cuda
