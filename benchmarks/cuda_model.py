@@ -49,9 +49,12 @@ def main() -> None:
 def our_launches(n: int, d: int) -> list[tuple]:
     """(kernel, dtype, counts of its launches)."""
     from compiled import built
+    from importance_walks import ImportanceWalks
+    from ranking_walks import RankingWalks
     from walks import Walks
 
     walks = Walks(built())
+    pairs, ranks = ImportanceWalks(walks), RankingWalks(walks)
     found = []
     for dtype, tf32 in ((torch.bfloat16, False), (torch.float32, False), (torch.float32, True)):
         walks.tf32 = tf32
@@ -64,6 +67,12 @@ def our_launches(n: int, d: int) -> list[tuple]:
         found.append(("mi_ext forward", name, walks.launches))
         walks.dot_fused(*sides, None, 0.0, 0.0, False, True)
         found.append(("mi_ext forward and gradients", name, walks.launches))
+        ranks.dot_ranking(*sides, None)
+        found.append(("mi_ext ranks and entropies", name, walks.launches))
+        weights, log_mass = (0.5, 0.5, 0.5), torch.full((n,), 5.0, dtype=torch.float64)
+        two = x, x.flip(0), y, scale, scale, target, None, None, None
+        pairs.importance_fused(*two, None, None, log_mass, *weights, True, True)
+        found.append(("mi_ext two query sets, forward and gradients", name, walks.launches))
     return found
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import mi_ext
 from mi_ext.losses import CLIP, InfoNCE, SigLIP
 
-from . import bank
+from . import bank, importance
 from . import competitors as c
 from .harness import COMPILED, OURS
 
@@ -103,6 +103,13 @@ def siglip(device: str, dtype: torch.dtype, n: int, d: int) -> Problem:
     return Problem(f"SigLIP n=m={n} d={d} {name_of(dtype)}", 6 * n * n * d, inputs, losses)
 
 
+def decomposed(device: str, dtype: torch.dtype, n: int, d: int) -> Problem:
+    """Three log-partitions of two query sets: 12 n² d, two products of scores and four of gradients."""
+    losses = {OURS: importance.decomposed, **plain(importance.eager_decomposed)}
+    inputs = partial(rows_on, device, dtype, n, n, n, d=d)
+    return Problem(f"decomposed n=m={n} d={d} {name_of(dtype)}", 12 * n * n * d, inputs, losses, leaves=3)
+
+
 def moco(device: str, dtype: torch.dtype, n: int, m: int, d: int) -> Problem:
     """One positive beside a queue of m keys; keys and queue get no gradient: 4 n m d."""
     losses = {OURS: bank.info_nce, **plain(bank.eager)}
@@ -136,6 +143,7 @@ def problems(device: str) -> list[Problem]:
     found += [moco(device, dtype, 256, 65536, 128) for dtype in (half, single)]
     found += [crd(device, dtype, 64, 16384, 50000, 128) for dtype in (half, single)]
     found += [clip(device, half, 32768, 512), siglip(device, half, 32768, 512)]
+    found += [decomposed(device, dtype, 16384, 128) for dtype in (half, single)]
     more = [in_batch(device, half, n, 128) for n in (4096, 65536, 262144, 1048576)]
     more += [in_batch(device, dtype, 16384, d) for d in (64, 256, 512, 1024) for dtype in (half, single)]
     more += [in_batch(device, single, n, 128) for n in (4096, 65536, 262144)]
@@ -148,6 +156,7 @@ def tiny_problems(device: str) -> list[Problem]:
     found = [in_batch(device, single, 128, 32), in_batch(device, torch.bfloat16, 96, 64)]
     found += [clip(device, single, 96, 32), siglip(device, single, 96, 32)]
     found += [moco(device, single, 32, 256, 32), crd(device, single, 8, 64, 200, 32)]
+    found += [decomposed(device, single, 96, 32)]
     return [without_compile(problem) for problem in found]
 
 

@@ -37,7 +37,7 @@ def conditional(x1: Tensor, x2: Tensor, y: Tensor) -> Tensor:
 
 
 def eager_decomposed(x1: Tensor, x2: Tensor, y: Tensor) -> Tensor:
-    s1, s2, target = x1 @ y.T * c.SCALE, x2 @ y.T * c.SCALE, torch.arange(len(x1))
+    s1, s2, target = x1 @ y.T * c.SCALE, x2 @ y.T * c.SCALE, torch.arange(len(x1), device=x1.device)
     second = F.cross_entropy(s2, target) + dense_conditional(s1, s2)
     return LAMBDA * F.cross_entropy(s1, target) + (1 - LAMBDA) * second - (2 - LAMBDA) * math.log(len(x1))
 

@@ -183,7 +183,7 @@ def _importance(ops, p, leaf):
 def _importance_objective(ops, p, leaf, weights):
     external = _positive_of(p, leaf)
     external = None if external is None else (external, 0.3 * external)
-    log_mass = torch.linspace(1, 3, len(p.x), dtype=torch.float64)
+    log_mass = torch.linspace(1, 3, len(p.x), dtype=torch.float64, device=leaf["x"].device)
     sides = *_two_query_sets(leaf), p.exclusions, external, log_mass
     return {"loss": ops.importance_cross_entropy_sum(*sides, weights, detach_weights=False)[0]}
 

@@ -53,10 +53,10 @@ def test_no_symbol_is_missing():
 def test_every_operator_on_products_has_its_kernel():
     """Compiled, not the function that explains why there is none."""
     names = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
-    operators = {name for name in names if name.startswith("mi_ext::dot_")}
-    assert len(operators) == 6
+    operators = {name for name in names if re.match("mi_ext::(dot|importance)_", name)}
+    assert len(operators) == 9
     for operator in operators:
-        pattern = r"^CUDA: registered at .*(dot|ranking)_cuda\.cpp"
+        pattern = r"^CUDA: registered at .*(dot|ranking|importance)_cuda\.cpp"
         assert re.search(pattern, torch._C._dispatch_dump(operator), re.MULTILINE)
 
 

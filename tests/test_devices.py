@@ -1,5 +1,6 @@
 """What tensors on a GPU meet, on a machine that need not have one."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -92,6 +93,26 @@ def test_bounds_with_a_known_number_of_candidates_do_not_wait(name, monkeypatch)
     forward_and_backward(lambda x, y: getattr(bounds, name)(DotScores(x, y), 0.9), X, Y)
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+def test_two_query_sets_do_not_wait(options, monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    given = OPTIONS[options]
+    forward_and_backward(
+        lambda x1, x2, y, scale: bounds.decomposed_infonce(
+            DotScores(x1, y, scale, **given), DotScores(x2, y, 0.3, **given), 0.5
+        ),
+        X,
+        X.flip(0),
+        Y,
+        SCALE,
+    )
+
+
+def test_statistics_beside_a_loss_do_not_wait(monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    forward_and_backward(lambda x, y: losses.InfoNCE()(x, y, return_stats=True)[0], X, Y)
+
+
 @pytest.mark.parametrize("loss", ["InfoNCE", "NTXent", "DCL", "CLIP", "SigLIP", "MLCPC"])
 def test_losses_do_not_wait(loss, monkeypatch):
     as_on_a_gpu(monkeypatch)
@@ -153,7 +174,7 @@ class Recording(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("call", [call for call in CALLS if not call.startswith("importance")])  # CPU only, as yet
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("chosen", ["tf32", "ieee"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_tf32_where_torch_uses_it(call, chosen, dtype, precision):
@@ -197,10 +218,13 @@ def arguments(operator, p):
         "dot_gradient": (*sides, *exclusions, rows, rows, none, rows, rows, none, True),
         "dot_softplus_sum": (*sides, scale, *exclusions, True, True),
         "dot_ranking": (*sides, *exclusions, None),
+        "importance_statistics": (p.x, *sides, scale, *exclusions),
+        "importance_fused": (p.x, *sides, scale, *exclusions, None, None, rows, 1.0, 1.0, 1.0, True, True),
+        "importance_gradient": (p.x, *sides, scale, *exclusions, *(rows,) * 10, True, True),
     }[operator]
 
 
-@pytest.mark.parametrize("operator", [name for name in OPERATORS if name.startswith("mi_ext::dot_")])
+@pytest.mark.parametrize("operator", [name for name in OPERATORS if re.match("mi_ext::(dot|importance)_", name)])
 def test_errors_of_kernels_for_gpus(operator):
     """Tensors of the CPU, sent where those of a GPU go: to the kernel's own checks, or to why there is no kernel."""
     of_kernel, of_none = (

@@ -9,7 +9,7 @@ import pytest
 import torch
 from problems import CALLS, evaluate, on, problem
 
-from mi_ext import _C, DotScores, losses, ops
+from mi_ext import _C, DotScores, bounds, losses, ops
 
 if not torch.cuda.is_available():
     pytest.skip("torch finds no GPU here", allow_module_level=True)
@@ -17,6 +17,12 @@ if _C.build_info()["cuda"].startswith("no"):
     pytest.fail(f"mi_ext was {_C.build_info()['cuda']}, and there is a GPU", pytrace=False)
 
 EVERY_CALL = pytest.mark.parametrize("call", CALLS)
+
+
+def two_query_sets(bound):
+    return lambda x, y: -bound(DotScores(x, y, 5.0), DotScores(x.flip(0), y, 3.0))
+
+
 LOSSES = {
     "InfoNCE": losses.InfoNCE(),
     "NTXent": losses.NTXent(),
@@ -26,6 +32,8 @@ LOSSES = {
     "MLCPC": losses.MLCPC(),
     "MoCo": lambda x, y: losses.MoCo()(x, y, y),
     "SupCon": lambda x, y: losses.SupCon()(torch.cat([x, y]), torch.arange(2 * len(x), device=x.device) % 7),
+    "decomposed": two_query_sets(lambda s1, s2: bounds.decomposed_infonce(s1, s2, 0.4)),
+    "importance": two_query_sets(bounds.importance_infonce),
 }
 
 
@@ -111,6 +119,22 @@ def test_a_second_device():
     assert torch.cuda.current_device() == 0 and all(t.device.index == 1 for t in there)
     for a, b in zip(there, loss_and_gradients(LOSSES["CLIP"], *values), strict=True):
         torch.testing.assert_close(a.to("cuda:0"), b)
+
+
+def test_statistics_beside_a_loss_agree_with_the_cpu():
+    sides = [unit_rows(150, 40, seed, torch.float64, "cpu") for seed in (0, 1)]
+    _, truth = losses.InfoNCE()(*sides, return_stats=True)
+    _, ours = losses.InfoNCE()(*(t.cuda() for t in sides), return_stats=True)
+    assert torch.equal(ours["rank"].cpu(), truth["rank"]) and ours["top1"].cpu() == truth["top1"]
+    torch.testing.assert_close(ours["effective_negatives"].cpu(), truth["effective_negatives"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_copies_of_the_positive_are_ties(dtype):
+    x, copy = unit_rows(300, 100, 0, dtype), unit_rows(1, 100, 1, dtype)
+    target = torch.randint(257, (300,), device="cuda")
+    assert (ops.dot_ranking(x, copy.expand(257, 100), 0.37, (target, None, None, None))[3] == 256).all()
+    assert (ops.dot_ranking(x, copy.expand(257, 100), 0.37, (None,) * 4, copy.expand(300, 100))[3] == 257).all()
 
 
 @EVERY_CALL

@@ -24,20 +24,23 @@ MI_HOST_DEVICE double log_importance_mass(const ImportanceRow& row, double log_m
   return row.negative_lse[1] == -kInfinity ? -kInfinity : log_mass + row.negative_lse[2] - row.negative_lse[1];
 }
 
-// Sums of the terms over all rows, and their weighted sum.
-MI_HOST_DEVICE double importance_loss(int64_t n, const double* const* positive, const double* const* negative_lse,
-                                      const ImportanceObjective& objective, double* terms) {
-  terms[0] = terms[1] = terms[2] = 0;
-  for (int64_t i = 0; i < n; i++) {
-    const ImportanceRow row{{positive[0][i], positive[1][i]},
-                            {negative_lse[0][i], negative_lse[1][i], negative_lse[2][i]}};
-    terms[0] += row_cross_entropy(row.positive[0], row.negative_lse[0], {});
-    terms[1] += row_cross_entropy(row.positive[1], row.negative_lse[1], {});
-    terms[2] += row_cross_entropy(row.positive[0], log_importance_mass(row, objective.log_mass[i]), {});
-  }
+// Adds the row's terms.
+MI_HOST_DEVICE void add_importance_terms(const ImportanceRow& row, double log_mass, double* terms) {
+  terms[0] += row_cross_entropy(row.positive[0], row.negative_lse[0], {});
+  terms[1] += row_cross_entropy(row.positive[1], row.negative_lse[1], {});
+  terms[2] += row_cross_entropy(row.positive[0], log_importance_mass(row, log_mass), {});
+}
+
+// Their weighted sum.
+MI_HOST_DEVICE double importance_loss(const double* terms, const ImportanceObjective& objective) {
   double loss = 0;
   for (int k = 0; k < 3; k++) loss += objective.weight[k] == 0 ? 0 : objective.weight[k] * terms[k];
   return loss;
+}
+
+MI_HOST_DEVICE ImportanceRow importance_row(int64_t i, const double* const* positive,
+                                            const double* const* negative_lse) {
+  return {{positive[0][i], positive[1][i]}, {negative_lse[0][i], negative_lse[1][i], negative_lse[2][i]}};
 }
 
 // Gradients of the row's weighted terms with respect to its positives and its log-sum-exps.

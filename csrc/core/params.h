@@ -148,6 +148,11 @@ struct ImportanceProblem {
   DotProblem second;
 };
 
+struct DeviceImportanceProblem {
+  DeviceDotProblem first;
+  DeviceDotProblem second;
+};
+
 // Over the negatives of a row: log-sum-exps of s' + v, of s'' + v and of s' + s'' + v; and both positives. In nats.
 struct ImportanceStatistics {
   double* positive[2] = {};      // [n] p', p'', written where there are targets

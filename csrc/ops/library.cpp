@@ -107,7 +107,7 @@ STABLE_TORCH_LIBRARY(mi_ext, library) {
   // Two query sets on the same candidates, s' = scale1 <x1_i, y_j>, s'' = scale2 <x2_i, y_j>. Over the negatives of a
   // row: log-sum-exps of s' + v, of s'' + v and of s' + s'' + v; and the positives.
   library.def("importance_statistics(Tensor x1, Tensor x2, Tensor y, Tensor scale1, Tensor scale2, " MI_EXCLUSIONS
-              ") -> (Tensor positive1, Tensor positive2, Tensor negative_lse1, Tensor negative_lse2, "
+              ", bool tf32=False) -> (Tensor positive1, Tensor positive2, Tensor negative_lse1, Tensor negative_lse2, "
               "Tensor joint_lse)");
 
   // With ce(p, a) = softplus(a - p): terms = sums over rows of ce(p', a'), ce(p'', a'') and
@@ -115,7 +115,7 @@ STABLE_TORCH_LIBRARY(mi_ext, library) {
   // last term have none if detach_weights.
   library.def("importance_fused(Tensor x1, Tensor x2, Tensor y, Tensor scale1, Tensor scale2, " MI_EXCLUSIONS
               ", Tensor? external_positive1, Tensor? external_positive2, Tensor log_mass, float weight1, "
-              "float weight2, float weight_joint, bool detach_weights, bool candidate_gradient) -> "
+              "float weight2, float weight_joint, bool detach_weights, bool candidate_gradient, bool tf32=False) -> "
               "(Tensor loss, Tensor terms, Tensor dx1, Tensor dx2, Tensor dy, Tensor dscale1, Tensor dscale2, "
               "Tensor dpositive1, Tensor dpositive2)");
 
@@ -123,6 +123,6 @@ STABLE_TORCH_LIBRARY(mi_ext, library) {
   library.def("importance_gradient(Tensor x1, Tensor x2, Tensor y, Tensor scale1, Tensor scale2, " MI_EXCLUSIONS
               ", Tensor positive1, Tensor positive2, Tensor negative_lse1, Tensor negative_lse2, Tensor joint_lse, "
               "Tensor grad_positive1, Tensor grad_positive2, Tensor grad_negative_lse1, Tensor grad_negative_lse2, "
-              "Tensor grad_joint_lse, bool detach_weights, bool candidate_gradient) -> "
+              "Tensor grad_joint_lse, bool detach_weights, bool candidate_gradient, bool tf32=False) -> "
               "(Tensor dx1, Tensor dx2, Tensor dy, Tensor dscale1, Tensor dscale2)");
 }

@@ -114,7 +114,7 @@ def _(a, b, inner_weight, inner_bias, last_weight, upstream):
 
 
 @torch.library.register_fake("mi_ext::importance_statistics")
-def _(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight):
+def _(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight, tf32=False):
     n = x1.shape[0]
     n_positives = 0 if target is None else n
     return _doubles(x1, n_positives), _doubles(x1, n_positives), *(_doubles(x1, n) for _ in range(3))
@@ -122,14 +122,14 @@ def _(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight):
 
 @torch.library.register_fake("mi_ext::importance_fused")
 def _(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight, *rest):
-    n, candidate_gradient = x1.shape[0], rest[-1]
+    n, candidate_gradient = x1.shape[0], rest[7]  # after the objective and detach_weights
     gradients = _gradient(x1, True), _gradient(x2, True), _gradient(y, candidate_gradient), _doubles(x1), _doubles(x1)
     return _doubles(x1), _doubles(x1, 3), *gradients, _doubles(x1, n), _doubles(x1, n)
 
 
 @torch.library.register_fake("mi_ext::importance_gradient")
 def _(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight, *rest):
-    candidate_gradient = rest[-1]  # after the statistics, their upstream gradients and detach_weights
+    candidate_gradient = rest[11]  # after the statistics, their upstream gradients and detach_weights
     return _gradient(x1, True), _gradient(x2, True), _gradient(y, candidate_gradient), _doubles(x1), _doubles(x1)
 
 

@@ -11,6 +11,7 @@ import torch
 from ..log_domain import log_weighted_mean, row_cross_entropy
 from ..reference import Exclusion
 from .autograd import Operator, asks_for_gradient, double, first_derivative_only, scaled
+from .cuda import tf32
 
 _raw = torch.ops.mi_ext
 _first_derivative_only = first_derivative_only("DotScores", "DenseScores(scale * x @ y.T)")
@@ -64,7 +65,8 @@ def _as_raw(exclusions: Exclusion) -> Exclusion:
 class _ImportanceStatistics(Operator):
     @staticmethod
     def forward(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight, detach_weights):
-        return _raw.importance_statistics(x1, x2, y, scale1, scale2, target, x_label, y_label, log_weight)
+        exclusions = (target, x_label, y_label, log_weight)
+        return _raw.importance_statistics(x1, x2, y, scale1, scale2, *exclusions, tf32(x1))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -79,7 +81,8 @@ class _ImportanceStatistics(Operator):
         x1, x2, y = inputs[:3]
         upstream = [y.new_empty(0, dtype=torch.float64) if u is None else u for u in upstream]
         wanted = ctx.needs_input_grad[2]
-        dx1, dx2, dy, *dscale = _raw.importance_gradient(*inputs, *statistics, *upstream, ctx.detach_weights, wanted)
+        flags = ctx.detach_weights, wanted, tf32(x1)
+        dx1, dx2, dy, *dscale = _raw.importance_gradient(*inputs, *statistics, *upstream, *flags)
         gradients = dx1.to(x1.dtype), dx2.to(x2.dtype), dy.to(y.dtype) if wanted else None, *dscale
         return *gradients, None, None, None, None, None
 
@@ -92,7 +95,7 @@ class _ImportanceFused(Operator):
         x1, x2, y, scale1, scale2, target, x_label, y_label, v, external1, external2, log_mass, w1, w2, w3, *flags
     ):
         exclusions = (target, x_label, y_label, v)
-        given = (external1, external2, log_mass, w1, w2, w3, *flags)
+        given = (external1, external2, log_mass, w1, w2, w3, *flags, tf32(x1))
         return _raw.importance_fused(x1, x2, y, scale1, scale2, *exclusions, *given)
 
     @staticmethod

@@ -97,7 +97,7 @@ class DotScores(SharedColumnScores):
         """`pairs.importance_cross_entropy_sum`; biases cancel in every term."""
         dtype = torch.promote_types(self.x.dtype, other.x.dtype)
         external = None if self.target is not None else (self._external_positive(), other._external_positive())
-        log_mass = self.log_row_mass.detach().to(self.x.device).expand(len(self.x)).contiguous()
+        log_mass = self.log_row_mass.detach().expand(len(self.x)).contiguous()
         x1, x2 = self.x.to(dtype), other.x.to(dtype)
         y = validation.distinct(validation.distinct(self._given_candidates.to(dtype), x1), x2)
         sides = x1, validation.distinct(x2, x1), y, self.scale, other.scale, self.exclusions.tensors

@@ -206,6 +206,12 @@ class SharedColumnScores(Scores):
     def n_negatives(self) -> int | Tensor:
         return self._keep("row_counts", self.exclusions.row_counts)
 
+    def _log_row_mass(self) -> Tensor:
+        count = self.n_negatives
+        if not isinstance(count, Tensor):  # torch.full: a number of the host, which a GPU need not wait for
+            count = torch.full((), count, dtype=torch.float64, device=self.exclusions.device)
+        return count.double().log()
+
     @property
     def negative_mass(self) -> float | Tensor:
         return self._keep("mass", self.exclusions.mass)

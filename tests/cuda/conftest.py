@@ -9,11 +9,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # problems, ptxsim
 
 from compiled import built
+from importance_walks import ImportanceWalks
 from ptxsim.toolchain import find_nvcc
 from ranking_walks import RankingWalks
 from walks import Walks
 
 import mi_ext.ops.dot
+import mi_ext.ops.importance
 import mi_ext.ops.ranking
 
 
@@ -33,6 +35,7 @@ def session_walks(build):
 def walks(session_walks, monkeypatch):
     """mi_ext.ops runs on the simulated device: a GPU of one multiprocessor, products of float32 exact."""
     monkeypatch.setattr(mi_ext.ops.dot, "_raw", session_walks)
+    monkeypatch.setattr(mi_ext.ops.importance, "_raw", ImportanceWalks(session_walks))
     monkeypatch.setattr(mi_ext.ops.ranking, "_raw", RankingWalks(session_walks))
     session_walks.multiprocessors, session_walks.tf32 = 1, False
     threads = torch.get_num_threads()

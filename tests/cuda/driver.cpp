@@ -1,5 +1,6 @@
 // Stands in for the CUDA runtime: a launch calls back with the kernel's name, its shape and its arguments. Beside it
 // the walks of csrc/cuda/kernels.h under C names.
+#include "../../csrc/cuda/importance.h"
 #include "../../csrc/cuda/kernels.h"
 #include "../../csrc/cuda/ranking.h"
 
@@ -113,5 +114,27 @@ size_t ranking_workspace(const DeviceDotProblem* p, const Features* external_pos
 }
 int ranking(const DeviceDotProblem* p, const Features* external_positive, const DotRanking* r, void* workspace) {
   return cuda::ranking(*p, *external_positive, *r, workspace, nullptr);
+}
+
+size_t importance_statistics_workspace(const DeviceImportanceProblem* p) {
+  return cuda::importance_statistics_workspace(*p);
+}
+int importance_statistics(const DeviceImportanceProblem* p, const ImportanceStatistics* s, void* workspace) {
+  return cuda::importance_statistics(*p, *s, workspace, nullptr);
+}
+size_t importance_fused_workspace(const DeviceImportanceProblem* p, const ImportanceGradients* g) {
+  return cuda::importance_fused_workspace(*p, *g);
+}
+int importance_fused(const DeviceImportanceProblem* p, const ImportanceObjective* objective,
+                     const ImportanceStatistics* s, const ImportanceGradients* g, double* const* positive_gradient,
+                     double* loss, double* terms, void* workspace) {
+  return cuda::importance_fused(*p, *objective, *s, *g, positive_gradient, loss, terms, workspace, nullptr);
+}
+size_t importance_gradient_workspace(const DeviceImportanceProblem* p, const ImportanceGradients* g) {
+  return cuda::importance_gradient_workspace(*p, *g);
+}
+int importance_gradient(const DeviceImportanceProblem* p, const ImportanceStatistics* s, const ImportanceUpstream* up,
+                        const ImportanceGradients* g, void* workspace) {
+  return cuda::importance_gradient(*p, *s, *up, *g, workspace, nullptr);
 }
 }

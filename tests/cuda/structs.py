@@ -39,3 +39,12 @@ UpstreamGradients = _struct(
     positive=POINTER,
 )
 DotRanking = _struct("DotRanking", positive=POINTER, negative_lse=POINTER, entropy=POINTER, rank=POINTER)
+
+Pair, Triple, Doubles = POINTER * 2, POINTER * 3, DOUBLE * 3
+ImportanceProblem = _struct("ImportanceProblem", first=DotProblem, second=DotProblem)
+ImportanceStatistics = _struct("ImportanceStatistics", positive=Pair, negative_lse=Triple)
+ImportanceUpstream = _struct("ImportanceUpstream", positive=Pair, negative_lse=Triple, weights_detached=BOOL)
+ImportanceGradients = _struct("ImportanceGradients", queries=Pair, candidates=POINTER, scale=Pair)
+ImportanceObjective = _struct(
+    "ImportanceObjective", weight=Doubles, weights_detached=BOOL, log_mass=POINTER, external_positive=Pair
+)

@@ -48,7 +48,10 @@ class Walks:
         size.restype = ctypes.c_size_t
         workspace = self._device.empty((max(1, size(*map(ctypes.byref, shapes))),), np.uint8, "workspace")
         self._error, self.launches = None, []
-        values = [ctypes.byref(a) if isinstance(a, ctypes.Structure) else ctypes.c_uint64(a) for a in arguments]
+        values = [
+            ctypes.byref(a) if isinstance(a, (ctypes.Structure, ctypes.Array)) else ctypes.c_uint64(a)
+            for a in arguments
+        ]
         code = getattr(self.library, name)(*values, ctypes.c_uint64(workspace.ptr))
         if self._error:
             raise self._error
