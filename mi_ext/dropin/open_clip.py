@@ -16,7 +16,7 @@ from .. import distributed
 from ..losses.base import same_shape
 from ..losses.in_batch import sigmoid_cross_entropy, symmetric_cross_entropy
 from ..scores import DotScores
-from .base import in_peer_dtype, zero_dim
+from ._base import in_peer_dtype, zero_dim
 
 __all__ = ["ClipLoss", "SigLipLoss"]
 
