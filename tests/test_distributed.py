@@ -165,6 +165,12 @@ class TestOneProcess:
         everything, start = gather(x)
         assert everything is x and start == 0 and sum_gradient(x) is x
 
+    def test_backward_twice(self):
+        x, y = (t.requires_grad_() for t in batch(5)[:2])
+        loss = RingScores(x, y, 0.7).cross_entropy() + RingScores(x, y).negative_softplus_sum()
+        first, second = (torch.autograd.grad(loss, (x, y), retain_graph=True) for _ in range(2))
+        assert all(map(torch.equal, first, second))
+
     def test_without_negatives(self):
         x = torch.randn(1, 2, requires_grad=True)
         loss = RingScores(x, x.detach()).cross_entropy()
