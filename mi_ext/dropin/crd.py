@@ -7,13 +7,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..log_domain import softplus
 from ..scores import GatheredScores
 
 _EPSILON = 1e-7
-_BLOCK_ENTRIES = 1 << 22
 
 
 class CRDLoss(nn.Module):
@@ -122,16 +120,29 @@ class ContrastMemory(nn.Module):
             memory.index_copy_(0, y, nn.functional.normalize(mixed, dim=1))
 
     def _exponentials(self, v: Tensor, bank: Tensor, index: Tensor, slot: int) -> Tensor:
-        bank = bank.clone()  # its rows are updated before the backward pass
-        rows = max(1, _BLOCK_ENTRIES // max(1, index.shape[1] * v.shape[1]))
-
-        def block(v: Tensor, index: Tensor) -> Tensor:
-            return torch.bmm(bank[index], v[:, :, None])
-
-        pairs = zip(v.split(rows), index.split(rows), strict=True)
-        out = torch.cat([checkpoint(block, *pair, use_reentrant=False) for pair in pairs])
-        out = torch.exp(out / self.temperature)
+        bank = bank.to(v.dtype, copy=True)  # its rows are updated before the backward pass
+        out = torch.exp(_GatheredProducts.apply(v, bank, index)[:, :, None] / self.temperature)
         return out / self.normalizer(slot, out.mean)
+
+
+class _GatheredProducts(torch.autograd.Function):
+    """[n, k]: <x_i, bank[index_ik]>, the vectors of one query at a time; the gradient goes to x alone."""
+
+    @staticmethod
+    def forward(x, bank, index):
+        out = x.new_empty(index.shape)
+        for row, vector, place in zip(out, x, index, strict=True):
+            torch.mv(bank.index_select(0, place), vector, out=row)
+        return out
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx, upstream):
+        bank, index = ctx.saved_tensors
+        return nn.functional.embedding_bag(index, bank, per_sample_weights=upstream, mode="sum"), None, None
 
 
 class ContrastLoss(nn.Module):
