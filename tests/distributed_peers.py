@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from mi_ext.dropin import inf_cl, lightly, open_clip
 
 sys.path.append(str(Path(__file__).parent / "dropin"))
-from peers import load, value_and_gradients  # noqa: E402
+from peers import by_name, load  # noqa: E402
+from side_by_side import evaluate  # noqa: E402
 
 ROWS, D = 4, 6  # on each rank: peers need batches of one size
 LIGHTLY = "lightly", "lightly.loss", "lightly.models", "lightly.models.modules", "lightly.models.utils"
@@ -89,11 +90,12 @@ CASES = {
 
 
 def compared(case: Case, rank: int, ranks: int):
-    """((value, gradients) of ours, of the peer's) on this rank; None where the peer is not installed."""
+    """[[value, *gradients] of ours, of the peer's] on this rank; None where the peer is not installed."""
     if importlib.util.find_spec(case.peer.partition(".")[0]) is None:
         return None
     g = torch.Generator().manual_seed(1)
     x, y = (F.normalize(torch.randn(ROWS * ranks, D, generator=g, dtype=case.dtype), dim=1) for _ in range(2))
     inputs = [t.split(ROWS)[rank] for t in (x, y)] + [torch.tensor(v, dtype=case.dtype) for v in (5.0, -1.0)]
-    modules = case.ours, load(case.peer, *case.bare)
-    return [value_and_gradients(case.loss(module), *inputs) for module in modules]
+    named, wanted = by_name(inputs)
+    losses = [case.loss(module) for module in (case.ours, load(case.peer, *case.bare))]
+    return [evaluate(lambda f=f, **values: f(*values.values()), named, wanted) for f in losses]

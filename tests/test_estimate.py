@@ -55,6 +55,21 @@ def test_joint_critic():
     assert estimator.estimate().nats == pytest.approx(truth, abs=0.2)
 
 
+def test_joint_critic_estimates_with_more_candidates_than_it_trains_by():
+    x, y, _ = gaussians(650, 1, 0.8)
+    estimator = MutualInformationEstimator(critic="joint", batch=8, steps=1).fit(x[:140], y[:140])
+    assert estimator.estimate(x, y).cap == pytest.approx(math.log(650))
+    sizes = []
+
+    class Product(torch.nn.Module):
+        def forward(self, x, y):
+            sizes.append(len(x))
+            return DotScores(x, y)
+
+    estimator._value(Product(), torch.ones(1200, 1), torch.ones(1200, 1))
+    assert sizes == [400] * 3
+
+
 def test_dependence_without_correlation_and_categories():
     generator = np.random.default_rng(0)
     symbol = generator.integers(0, 4, 2000)

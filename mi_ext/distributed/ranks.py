@@ -7,6 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..ops.autograd import asks_for_gradient
+
 _DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16
 
 
@@ -38,8 +40,8 @@ class Ranks:
         facts = {
             "width": t.shape[1],
             "dtype": _DTYPES.index(t.dtype),
-            "requires_grad": _asks(t),
-            "need of a gradient": any(map(_asks, asking)),
+            "requires_grad": asks_for_gradient(t),
+            "need of a gradient": asks_for_gradient(*asking),
             **given,
         }
         mine = torch.tensor([len(t), *facts.values()], device=t.device)
@@ -87,7 +89,3 @@ class Hop:
         for work in self._work:
             work.wait()
         return self._received
-
-
-def _asks(t: Tensor) -> bool:
-    return torch.is_grad_enabled() and t.requires_grad

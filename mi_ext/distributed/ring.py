@@ -22,9 +22,10 @@ class RingScores(SharedColumnScores):
     which mean the same on every rank. scale and bias as for `DotScores`. K = N. For both directions of a pair use two:
     RingScores(x, y), RingScores(y, x).
 
-    Reductions over rows are those of `DotScores`, of this rank's rows; T of `log_partition` too. The candidates travel
-    once for a value and once for a gradient, theirs behind them: 2 n N d and 8 n N d flops, and O((n + m) d) memory.
-    There are no statistics of columns (a ValueError) and no `ranking`. Raises TypeError or ValueError by argument.
+    Reductions over rows are those of `DotScores`, of this rank's rows; T of `log_partition` too; a rank that may have
+    no rows needs reduction="sum". The candidates travel once for a value and once for a gradient, theirs behind them:
+    2 n N d and 8 n N d flops, and O((n + m) d) memory. There are no statistics of columns (a ValueError) and no
+    `ranking`. Raises TypeError or ValueError by argument.
     """
 
     def __init__(self, x, y, scale=1.0, bias=None, target=None, *, labels=None, group=None):

@@ -5,9 +5,10 @@
     lightly                  lightly 1.6.0                          NTXentLoss, DCLLoss, DCLWLoss, MemoryBankModule
     open_clip                open_clip_torch 3.3.0                  ClipLoss, SigLipLoss
     inf_cl                   inf-cl 1.2.1                           cal_flash_loss, cal_ring_loss, cal_inf_loss
-    pytorch_metric_learning  pytorch-metric-learning 2.9.0          NTXentLoss, SupConLoss, CrossBatchMemory, …
+    pytorch_metric_learning  pytorch-metric-learning 2.9.0          NTXentLoss, SupConLoss, SelfSupervisedLoss,
+                                                                    CrossBatchMemory
     sentence_transformers    sentence-transformers 6.2.0            MultipleNegativesRankingLoss
-    cut_cross_entropy        cut-cross-entropy 25.1.1               linear_cross_entropy
+    cut_cross_entropy        cut-cross-entropy 25.1.1               linear_cross_entropy, LinearCrossEntropy
     torch                    torch 2.13, and its open pull request  linear_cross_entropy, info_nce_loss, InfoNCELoss
     crd                      RepDistiller                           ContrastMemory, ContrastLoss, CRDLoss
     moco                     facebookresearch/moco                  MoCo

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import validation
+from ..losses.base import unit_vectors
 from ..scores import DotScores
-from ._embeddings import unit_rows
 
 
 class PairLoss(nn.Module, ABC):
@@ -89,10 +89,10 @@ class PairLoss(nn.Module, ABC):
 
     def _both(self, embeddings: Tensor, ref_emb: Tensor) -> tuple[Tensor, Tensor]:
         as_they_are = self.distance is not None and not self.distance.normalize_embeddings
-        x = embeddings if as_they_are else unit_rows(embeddings)
+        x = embeddings if as_they_are else unit_vectors(embeddings)
         if ref_emb is embeddings:
             return x, x
-        return x, ref_emb if as_they_are else unit_rows(ref_emb)
+        return x, ref_emb if as_they_are else unit_vectors(ref_emb)
 
     def _negative_lse(self, x: Tensor, y: Tensor, own: Tensor | None, labels=None) -> Tensor:
         """float64 [n]: log-sum-exp over candidates other than the own one and those with the anchor's label."""

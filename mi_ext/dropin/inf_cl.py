@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import distributed, validation
 from ..scores import DotScores
-from .base import zero_dim
+from ._base import zero_dim
 
 __all__ = ["cal_flash_loss", "cal_inf_loss", "cal_ring_loss"]
 

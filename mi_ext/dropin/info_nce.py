@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from .. import validation
 from ..losses.base import unit_vectors
 from ..scores import DotScores, GatheredScores, Scores
-from .base import in_peer_dtype, inverse
+from ._base import in_peer_dtype, inverse
 
 __all__ = ["InfoNCE", "info_nce"]
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from .. import distributed
 from ..losses.base import same_shape, unit_vectors
 from ..scores import DotScores
-from .base import in_peer_dtype, inverse
+from ._base import in_peer_dtype, inverse
 
 __all__ = ["DCLLoss", "DCLWLoss", "MemoryBankModule", "NTXentLoss", "negative_mises_fisher_weights"]
 

@@ -16,7 +16,7 @@ from .. import distributed
 from ..losses.base import same_shape
 from ..losses.in_batch import sigmoid_cross_entropy, symmetric_cross_entropy
 from ..scores import DotScores
-from .base import in_peer_dtype, zero_dim
+from ._base import in_peer_dtype, zero_dim
 
 __all__ = ["ClipLoss", "SigLipLoss"]
 
@@ -75,16 +75,24 @@ class SigLipLoss(nn.Module):
 
     Scores are logit_scale <image_i, text_j> + logit_bias; n images of this rank with the texts of all ranks. dist_impl
     "bidir" (the default) and "shift": texts travel in a ring, so no rank holds all of them; "reduce" and "gather":
-    every rank gets them all. All give the same loss and gradients; AssertionError for any other. cache_labels has no
-    effect.
+    every rank gets them all. All give the same loss and gradients; AssertionError for any other. cache_labels and
+    chunk_size, which 3.3.0 has not yet, have no effect: there are no logits to cut into pieces.
     """
 
-    def __init__(self, cache_labels: bool = False, rank: int = 0, world_size: int = 1, dist_impl: str | None = None):
+    def __init__(
+        self,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        dist_impl: str | None = None,
+        chunk_size: int = 0,
+    ):
         super().__init__()
         self.cache_labels = cache_labels
         self.rank = rank
         self.world_size = world_size
         self.dist_impl = dist_impl or "bidir"
+        self.chunk_size = chunk_size
         choices = "bidir", "shift", "reduce", "gather"
         assert self.dist_impl in choices, f"dist_impl: expected one of {choices}, got {dist_impl!r}"
 

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..distributed import gather
 from ..log_domain import log_sum_exp, row_cross_entropy
+from ..losses.base import unit_vectors
 from ..scores import DotScores, column_blocks
-from ._embeddings import unit_rows
 
 _DIRECTIONS = "query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"
 _HARDNESS_MODES = None, "in_batch_negatives", "hard_negatives", "all_negatives"
@@ -22,7 +22,7 @@ _WITH_POSITIVE = "query_to_doc", "doc_to_query"
 
 def cos_sim(a: Tensor, b: Tensor) -> Tensor:
     """[n, m]: cosines of rows."""
-    return dot_score(unit_rows(_wide(a)), unit_rows(_wide(b)))
+    return dot_score(unit_vectors(_wide(a)), unit_vectors(_wide(b)))
 
 
 def dot_score(a: Tensor, b: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class MultipleNegativesRankingLoss(nn.Module):
         if normalises is None:
             positive, negatives = self._by_blocks(own, *embeddings)
         else:
-            embeddings = [unit_rows(_wide(t)) if normalises else _wide(t) for t in embeddings]
+            embeddings = [unit_vectors(_wide(t)) if normalises else _wide(t) for t in embeddings]
             if self.directions == ("query_to_doc",) and not self._weighted_negatives():
                 return DotScores(embeddings[0][own], torch.cat(embeddings[1:]), self.scale, target=own).cross_entropy()
             positive, negatives = self._by_products(own, *embeddings)

@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..losses.base import unit_vectors
 from ..scores import DotScores
-from ._embeddings import unit_rows
 from ._linear import check_classes, class_scores, mean, per_row, total
 
 
@@ -94,10 +94,10 @@ def info_nce_loss(
     if query.shape != positive_key.shape:
         raise ValueError(f"positive_key: expected the shape of query, {tuple(query.shape)}, got {positive_key.shape}")
     if negative_keys is None:
-        scores = DotScores(unit_rows(query), unit_rows(positive_key), 1 / temperature)
+        scores = DotScores(unit_vectors(query), unit_vectors(positive_key), 1 / temperature)
     else:
-        positive = unit_rows(positive_key)
-        scores = DotScores(unit_rows(query), unit_rows(negative_keys), 1 / temperature, positive=positive)
+        positive = unit_vectors(positive_key)
+        scores = DotScores(unit_vectors(query), unit_vectors(negative_keys), 1 / temperature, positive=positive)
     return scores.cross_entropy(reduction=reduction).to(query.dtype)
 
 

@@ -1,14 +1,13 @@
-"""Peers' own packages beside `mi_ext.dropin`: how to import them, and what it means that two losses agree."""
+"""Peers' own packages, and whether a loss of `mi_ext.dropin` agrees with one of theirs."""
 
 import importlib
 import importlib.util
-import inspect
 import sys
 import types
 from collections.abc import Callable
 
 import pytest
-import torch
+from side_by_side import TOLERANCE, check_same, parameters
 from torch import Tensor
 
 
@@ -37,62 +36,18 @@ def load(name: str, *bare: str):
             del sys.modules[key]
 
 
-def leaves(*tensors) -> list:
-    """Copies that ask for gradients; what is no floating-point tensor as it is."""
-    return [
-        t.detach().clone().requires_grad_() if isinstance(t, Tensor) and t.is_floating_point() else t for t in tensors
-    ]
+def agree(ours: Callable, theirs: Callable, *inputs, tolerance: float = TOLERANCE) -> None:
+    """The same results, and the same gradient of every floating-point input."""
+    named, wanted = by_name(inputs)
+    check_same(*(lambda f=f, **values: f(*values.values()) for f in (ours, theirs)), named, wanted, tolerance)
 
 
-def value_and_gradients(function: Callable, *inputs):
-    """function(*inputs) without its graph, and the gradients of its sum, weighted where it is a vector."""
-    inputs = leaves(*inputs)
-    value = function(*inputs)
-    upstream = torch.linspace(0.5, 1.5, max(value.numel(), 1), dtype=value.dtype)[: value.numel()].reshape(value.shape)
-    asked = [t for t in inputs if isinstance(t, Tensor) and t.requires_grad]
-    gradients = torch.autograd.grad(value, asked, upstream, allow_unused=True) if value.requires_grad else []
-    return value.detach(), gradients
-
-
-def agree(ours: Callable, theirs: Callable, *inputs, rtol: float = 1e-9, atol: float = 1e-11) -> None:
-    """The same value, shape and dtype, and the same gradient of every input: no gradient stands for zeros."""
-    (value, gradients), (expected, expected_gradients) = (value_and_gradients(f, *inputs) for f in (ours, theirs))
-    assert value.dtype == expected.dtype and value.shape == expected.shape
-    torch.testing.assert_close(value, expected, rtol=rtol, atol=atol)
-    assert len(gradients) == len(expected_gradients)
-    for mine, other in zip(gradients, expected_gradients, strict=True):
-        if mine is None or other is None:
-            assert all(t is None or not t.any() for t in (mine, other))
-            continue
-        assert mine.shape == other.shape and mine.dtype == other.dtype
-        torch.testing.assert_close(mine, other, rtol=rtol, atol=atol * max(1.0, other.norm().item()))
-
-
-def same_error(ours: Callable, theirs: Callable) -> None:
-    """Both raise, and ours is an error that code written for theirs catches."""
-    with pytest.raises(Exception) as expected:  # noqa: PT011  whichever the peer raises
-        theirs()
-    with pytest.raises(type(expected.value)):
-        ours()
+def by_name(inputs) -> tuple[dict, tuple[str, ...]]:
+    """(inputs with names, in their order, the names of those that can have a gradient)."""
+    named = {f"input{k}": t for k, t in enumerate(inputs)}
+    return named, tuple(k for k, t in named.items() if isinstance(t, Tensor) and t.is_floating_point())
 
 
 def same_signature(ours: Callable, theirs: Callable) -> None:
     """Names, order, kinds and defaults of the parameters; annotations may differ."""
-
-    def parameters(function):
-        return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
-
     assert parameters(ours) == parameters(theirs)
-
-
-def saved_bytes(function: Callable) -> int:
-    """Bytes of distinct storages that `function` keeps for its backward pass."""
-    saved = {}
-
-    def pack(t: Tensor) -> Tensor:
-        saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        function()
-    return sum(saved.values())

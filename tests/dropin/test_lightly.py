@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from peers import agree, load, same_error, same_signature, saved_bytes
+from peers import agree, load, same_signature
+from side_by_side import largest, raises_alike, saved_bytes
 
 from mi_ext.dropin import lightly as ours
 
@@ -155,11 +156,11 @@ def test_dtypes(ntxent, dcl, dtype):
 
 @pytest.mark.parametrize("size", [5, -1, (3,), (-3, 4), (3, 4, 5), ()])
 def test_sizes_that_are_errors(ntxent, size):
-    same_error(*(lambda m=m: m.NTXentLoss(memory_bank_size=size) for m in (ours, ntxent)))
+    raises_alike(*(lambda m=m: m.NTXentLoss(memory_bank_size=size) for m in (ours, ntxent)))
 
 
 def test_temperatures_that_are_errors(ntxent):
-    same_error(*(lambda m=m: m.NTXentLoss(temperature=1e-9) for m in (ours, ntxent)))
+    raises_alike(*(lambda m=m: m.NTXentLoss(temperature=1e-9) for m in (ours, ntxent)))
     with pytest.raises(ValueError, match="temperature"):
         ours.DCLLoss(0.0)(*views())
 
@@ -175,3 +176,4 @@ def test_saved_for_backward(loss):
     n, d = 1024, 64
     inputs = [torch.randn(n, d, requires_grad=True) for _ in range(2)]
     assert 0 < saved_bytes(lambda: loss(*inputs)) <= 24 * n * d * 4 + 256 * n < 4 * n * n * 4
+    assert largest(lambda: loss(*inputs)) <= 4096 * d
