@@ -70,10 +70,10 @@ class SupConLoss(PairLoss):
         n_negative = len(x) * len(y) - count.sum()
         if own is not None:
             sums, count = sums - y[own].double(), count - 1
-        if not (count.sum() > 0 and n_negative > 0) or (count.sum() == 1 and n_negative == 1):
-            return None
+        n_positive = count.sum()
+        counts = (n_positive > 0) & (n_negative > 0) & ~((n_positive == 1) & (n_negative == 1))
         attraction = (x.double() * sums).sum(1) / self.temperature
-        return self._losses(self._negative_lse(x, y, own), attraction, count)
+        return self._losses(self._negative_lse(x, y, own), attraction, count * counts)
 
     def _index_losses(self, x, y, anchor, positive, anchor_of_negative, negative):
         n, m = len(x), len(y)

@@ -7,9 +7,10 @@ import logging
 import math
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..distributed import gather
 from ..log_domain import log_sum_exp, row_cross_entropy
 from ..losses.base import unit_vectors
 from ..scores import DotScores, column_blocks
@@ -44,7 +45,8 @@ class MultipleNegativesRankingLoss(nn.Module):
     Minimise; nats. similarity_fct: `cos_sim`, the default, which normalises, and `dot_score`, here or the package's,
     are streamed; any other callable (a, b) → [n, m] whose entries depend on one row of each is given blocks of about
     2^20 pairs, made again in the backward pass. No n×m matrix is kept in any case. Results are at least float32.
-    gather_across_devices: queries and documents of all ranks, with gradients, are candidates of this rank's queries.
+    gather_across_devices: queries and documents of all ranks, with gradients, are candidates of this rank's queries;
+    batches may differ in size, unlike the package's.
 
     forward(sentence_features, labels): model(features)["sentence_embedding"] for each column, then
     compute_loss_from_embeddings([queries, documents, hard negatives…], labels), each [n, d]; labels are not used.
@@ -82,11 +84,10 @@ class MultipleNegativesRankingLoss(nn.Module):
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
         if len(embeddings) < 2:
             raise ValueError(f"embeddings: expected queries and documents, got {len(embeddings)} column")
-        n, rank = len(embeddings[0]), 0
-        if self.gather_across_devices and distributed.is_available() and distributed.is_initialized():
-            embeddings = [torch.cat(distributed.nn.functional.all_gather(t)) for t in embeddings]
-            rank = distributed.get_rank()
-        own = torch.arange(rank * n, (rank + 1) * n, device=embeddings[0].device)
+        own = torch.arange(len(embeddings[0]), device=embeddings[0].device)
+        if self.gather_across_devices:
+            embeddings, starts = zip(*map(gather, embeddings), strict=True)
+            own = own + starts[0]
         normalises = _product(self.similarity_fct)
         if normalises is None:
             positive, negatives = self._by_blocks(own, *embeddings)

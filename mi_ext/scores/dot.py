@@ -42,7 +42,8 @@ class DotScores(SharedColumnScores):
         else:
             validation.external_positive(positive, target, x)
             dtype = torch.promote_types(dtype, positive.dtype)
-        x_label, y_label = validation.label_pair(labels, n, m, x)
+        pair = validation.label_pair(labels, n, m, x)
+        x_label, y_label = (None if label is None else validation.distinct(label, target) for label in pair)
         super().__init__(Exclusions(n, m, x.device, target, x_label, y_label, candidate_log_weight), dtype)
         self.x, self.y = x.to(dtype), validation.distinct(y, x).to(dtype)
         self.scale = scale if isinstance(scale, Tensor) else float(scale)
