@@ -10,8 +10,8 @@ divides embeddings by their length first: scores are cosines over T. Results are
                    positive, and embeddings that are all alike rank last
     top1, top5     share of rows with rank < 1, rank < 5: accuracy of the positive among its candidates
     effective_negatives  [n]: e^H, H the entropy of softmax(score) over a row's negatives: how many carry the gradient
-The last four come from `DotScores` and `DenseScores` on the CPU. `SupCon` (several positives a row), negatives of their
-own or of an image (`CRD`, `KPair` with negatives, `DIM`), and any loss on a GPU give the first three only.
+The last four come from `DotScores` and `DenseScores`. `SupCon` (several positives a row) and negatives of their own or
+of an image (`CRD`, `KPair` with negatives, `DIM`) give the first three only.
 Errors are those of `DotScores`: TypeError or ValueError naming the argument; a loss of no queries is a ValueError.
 """
 
