@@ -1,7 +1,6 @@
 // Gradients of two query sets' statistics for any upstream: one walk that the queries own and one that the candidates
 // own, 8nmd flops each.
 #include <limits>
-#include <optional>
 
 #include "dispatch.cuh"
 #include "importance.h"
@@ -13,32 +12,18 @@
 namespace mi::cuda {
 namespace {
 
-// The walk that one side owns, and its products.
-struct ProductsPlan {
+// The walk that one side owns.
+struct OwnedWalk {
   bool queries_own;
-  const Sides& sides;
   Splits splits;
   Features owner;
-  void* products;
 
-  ProductsPlan(bool queries_own, const Sides& sides, const TileShape& shape, Arena& arena)
+  OwnedWalk(bool queries_own, const Sides& sides, const TileShape& shape)
       : queries_own(queries_own),
-        sides(sides),
         splits(sides.splits(queries_own, shape)),
-        owner(queries_own ? sides.p.queries : sides.p.candidates),
-        products(
-            arena.take_bytes(splits.count * owner.rows * sides.p.dim * pairwise_kernels(sides.p.dtype).scalar_bytes)) {}
+        owner(queries_own ? sides.p.queries : sides.p.candidates) {}
 
-  ProductSums sums(const double* unit) const {
-    ProductSums sums;
-    sums.products = products;
-    sums.splits = splits.count;
-    sums.product_rows = owner.rows;
-    sums.dim = sides.p.dim;
-    sums.unit = unit;
-    sums.dtype = sides.p.dtype;
-    return sums;
-  }
+  int64_t product_rows() const { return splits.count * owner.rows; }
 };
 
 struct Plan {
@@ -46,29 +31,31 @@ struct Plan {
   PairedQueries paired;
   Sides sides;
   TileShape shape;
+  OwnedWalk queries, candidates;
   ImportanceUnits* units;
-  void* terms;  // of the walk under way
   double* scale_part;
-  ProductsPlan queries;
-  std::optional<ProductsPlan> candidates;
+  void *terms, *products;  // of the walk under way
 
   Plan(const DeviceImportanceProblem& p, const ImportanceGradients& g, Arena& arena)
       : p(p),
         paired(p, arena),
         sides(paired.problem, arena),
         shape(with_traits(p.first.dtype, []<class Traits>(Traits) { return shape_of<typename Traits::Gradient>; })),
+        queries(true, sides, shape),
+        candidates(false, sides, shape),
         units(arena.take<ImportanceUnits>(1)),
-        terms(arena.take_bytes(4 * pairwise_kernels(p.first.dtype).scalar_bytes * sides.p.n())),
-        scale_part(arena.take<double>(p.first.n())),
-        queries(true, sides, shape, arena) {
-    if (g.candidates) candidates.emplace(false, sides, shape, arena);
+        scale_part(arena.take<double>(p.first.n())) {
+    const int64_t size = pairwise_kernels(p.first.dtype).scalar_bytes;
+    terms = arena.take_bytes(4 * size * sides.p.n());
+    products = arena.take_bytes(size * p.first.dim *
+                                std::max(queries.product_rows(), g.candidates ? candidates.product_rows() : 0));
   }
 
-  ImportanceGradientParams params(const ProductsPlan& walk, bool detached) const {
+  ImportanceGradientParams params(const OwnedWalk& walk, bool detached) const {
     ImportanceGradientParams params;
     params.walk = sides.walk(walk.queries_own, walk.splits);
     (walk.queries_own ? params.walk.owner : params.walk.streamed).terms = terms;
-    params.products = walk.products;
+    params.products = products;
     params.dim = sides.p.dim;
     params.second_scale = p.second.scale;
     params.weights_detached = detached;
@@ -76,7 +63,7 @@ struct Plan {
     return params;
   }
 
-  void run(Queue& queue, const ProductsPlan& walk, ImportanceTerms t) const {
+  void run(Queue& queue, const OwnedWalk& walk, ImportanceTerms t) const {
     t.unit = walk.queries_own ? &units->plain : &units->scaled;
     if (!walk.queries_own) t.scale[0] = p.first.scale, t.scale[1] = p.second.scale;
     with_traits(p.first.dtype, [&]<class Traits>(Traits) {
@@ -93,13 +80,23 @@ struct Plan {
     });
   }
 
+  ProductSums sums(const OwnedWalk& walk) const {
+    ProductSums sums;
+    sums.products = products;
+    sums.splits = walk.splits.count;
+    sums.product_rows = walk.owner.rows;
+    sums.dim = p.first.dim;
+    sums.unit = walk.queries_own ? &units->plain : &units->scaled;
+    sums.dtype = p.first.dtype;
+    return sums;
+  }
   void sum(Queue& queue, const ProductSums& sums) const {
     with_scalar(p.first.dtype,
                 [&]<class Scalar>(Scalar) { queue.each(32 * sums.owner.rows, sum_products<Scalar>, sums); });
   }
   void finish_queries(Queue& queue, int set, const ImportanceGradients& g) const {
     const DeviceDotProblem& problem = set == 0 ? p.first : p.second;
-    ProductSums sums = queries.sums(&units->plain);
+    ProductSums sums = this->sums(queries);
     sums.set = set;
     sums.scale = problem.scale;
     sums.owner = problem.queries;
@@ -109,8 +106,8 @@ struct Plan {
     queue.one_block(sum_values<double>, static_cast<const double*>(scale_part), p.first.n(), g.scale[set]);
   }
   void finish_candidates(Queue& queue, const ImportanceGradients& g) const {
-    ProductSums sums = candidates->sums(&units->scaled);
-    sums.owner = sides.p.candidates;
+    ProductSums sums = this->sums(candidates);
+    sums.owner = candidates.owner;
     sums.out = g.candidates;
     sum(queue, sums);
   }
@@ -139,8 +136,8 @@ cudaError_t importance_gradient(const DeviceImportanceProblem& p, const Importan
   const ImportanceTerms terms{up, statistics, p.first.n(), nullptr, {}};
   plan.run(queue, plan.queries, terms);
   for (int set = 0; set < 2; set++) plan.finish_queries(queue, set, g);
-  if (!plan.candidates) return queue.error;
-  plan.run(queue, *plan.candidates, terms);
+  if (!g.candidates) return queue.error;
+  plan.run(queue, plan.candidates, terms);
   plan.finish_candidates(queue, g);
   return queue.error;
 }

@@ -20,7 +20,7 @@ def test_exclusions(kind, dtype):
 
 
 @EVERY_DTYPE
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 70, 64), (70, 1, 9), (130, 67, 130)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 70, 64), (70, 1, 9), (70, 67, 20)], ids=str)
 def test_ragged_shapes(shape, dtype):
     check("importance", problem(*shape, "targets", dtype))
 
