@@ -42,7 +42,7 @@ class JointScores(SharedColumnScores):
             if t.shape[1] != width:
                 raise ValueError(f"{name}: expected width {width}, got shape {tuple(t.shape)}")
         validation.same_device("y", y, x.device)
-        n, m = len(x), len(y)
+        n, m = x.shape[0], y.shape[0]
         validation.log_weight_per_candidate(candidate_log_weight, m, x)
         target = validation.target_or_default(target, n, m, x)
         x_label, y_label = validation.label_pair(labels, n, m, x)
