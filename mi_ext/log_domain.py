@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 
 
+def log_of(value: float) -> float | Tensor:
+    """log of a number ≥ 0; a tensor where torch traces a graph that is to serve every value, such as a size."""
+    if torch.compiler.is_compiling():
+        return torch.scalar_tensor(value, dtype=torch.float64).log()
+    return math.log(value) if value > 0 else -math.inf
+
+
 def constant_at_minus_infinity(t: Tensor) -> Tensor:
     """The identity; its gradient is 0 where t = −inf, whatever arrives from above (NaN included)."""
     return torch.where(t == -math.inf, -math.inf, t)

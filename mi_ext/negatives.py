@@ -37,7 +37,7 @@ class Queue(nn.Module):
         size, dim = self.queue.shape
         validation.vectors("keys", keys, dim)
         validation.one_problem("keys", keys, "a queue holds the keys of one sequence of batches")
-        n = len(keys)
+        n = keys.shape[0]
         kept = min(n, size)
         place = (self.pointer + torch.arange(n - kept, n, device=self.queue.device)) % size
         self.queue[place] = keys[n - kept :].to(self.queue)
@@ -72,7 +72,7 @@ class MemoryBank(nn.Module):
         size, dim = self.memory.shape
         validation.vectors("embeddings", embeddings, dim)
         validation.one_problem("embeddings", embeddings, "a memory bank holds one vector for each item")
-        validation.candidate_index("index", index, len(embeddings), size, self.memory.device)
+        validation.candidate_index("index", index, embeddings.shape[0], size, self.memory.device)
         embeddings = embeddings[_last_of_equal(index)]  # rows of one item write the same
         mixed = self.momentum * self.memory[index] + (1 - self.momentum) * embeddings.to(self.memory)
         self.memory[index] = F.normalize(mixed, dim=1)

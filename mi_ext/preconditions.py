@@ -1,11 +1,10 @@
 """What a bound asks of its scores, and the errors that say so."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from . import validation
+from .log_domain import log_of
 from .scores import Scores, SharedColumnScores
 
 
@@ -25,15 +24,18 @@ def with_queries(scores: Scores, bound: str) -> None:
 def mean_log_candidates(scores: Scores) -> float | Tensor:
     """mean log K_i, log K where all rows agree."""
     k = scores.n_candidates
-    return k.double().log().mean() if isinstance(k, Tensor) else math.log(k)
+    return k.double().log().mean() if isinstance(k, Tensor) else log_of(k)
 
 
 def log_negative_mass(scores: Scores) -> float | Tensor:
     """log N⁻, where N⁻ > 0."""
-    log_mass = scores.log_negative_mass
-    if not isinstance(log_mass, Tensor) or validation.readable(log_mass):
-        if log_mass == -torch.inf:
-            raise ValueError("scores: a mean over 0 negatives is undefined; pass more candidates or exclude fewer")
+    mass, log_mass = scores.negative_mass, scores.log_negative_mass
+    if isinstance(mass, Tensor):
+        is_empty = validation.readable(log_mass) and bool(log_mass == -torch.inf)
+    else:
+        is_empty = mass == 0
+    if is_empty:
+        raise ValueError("scores: a mean over 0 negatives is undefined; pass more candidates or exclude fewer")
     return log_mass
 
 

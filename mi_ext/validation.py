@@ -141,7 +141,7 @@ def own_negatives(x: Tensor, bank: Tensor | None, index: Tensor | None, negative
     if negatives is None:
         floating_matrix("bank", bank, "[V, d]")
         same_width("bank", bank, x)
-        row_index("index", index, len(x), len(bank), x.device)
+        row_index("index", index, x.shape[0], bank.shape[0], x.device)
         return bank
     if not isinstance(negatives, Tensor) or not negatives.is_floating_point():
         raise TypeError(f"negatives: expected a floating-point tensor [n, K−1, d], got {describe(negatives)}")
@@ -156,7 +156,7 @@ def row_index(name: str, index: Tensor, n: int, rows: int, device: torch.device)
     """int64 [n, K−1] with values in [0, rows)."""
     if not isinstance(index, Tensor) or index.dtype != torch.int64:
         raise TypeError(f"{name}: expected an int64 tensor [n, K−1], got {describe(index)}")
-    if index.dim() != 2 or len(index) != n:
+    if index.dim() != 2 or index.shape[0] != n:
         raise ValueError(f"{name}: expected rows of the bank for each query, ({n}, K−1), got {tuple(index.shape)}")
     same_device(name, index, device)
     if index.numel() == 0 or not readable(index):

@@ -144,7 +144,6 @@ def test_compile(name, dynamic):
 
 @pytest.mark.parametrize("name", ["InfoNCE", "CLIP", "SigLIP", "MoCo"])
 def test_a_dynamic_graph_serves_every_n(name):
-    """Bounds, whose value holds log K, are traced again for a new n."""
     torch._dynamo.reset()
     compiled = torch.compile(OBJECTIVES[name], fullgraph=True, dynamic=True, backend="eager")
     check_compiled(OBJECTIVES[name], compiled, 8)

@@ -3,8 +3,10 @@
 import math
 import warnings
 
+import torch
 from torch import Tensor
 
+from ..log_domain import log_of
 from ..preconditions import candidates, mean, mean_log_candidates
 from ..scores import Scores
 
@@ -27,7 +29,7 @@ def alpha_cpc(scores: Scores, alpha: float) -> Tensor:
     s = scores.double()
     n_candidates = candidates(s, "alpha_cpc")
     a, b = _alpha_weights(alpha, n_candidates)
-    return (math.log(n_candidates) - s.cross_entropy(a, b)).to(scores.dtype)
+    return (log_of(n_candidates) - s.cross_entropy(a, b)).to(scores.dtype)
 
 
 def ml_cpc(scores: Scores, alpha: float) -> Tensor:
@@ -40,11 +42,11 @@ def ml_cpc(scores: Scores, alpha: float) -> Tensor:
     s = scores.double()
     n, n_candidates = s.n_queries, candidates(s, "ml_cpc")
     a, b = _alpha_weights(alpha, n_candidates)
-    if not ml_cpc_min_alpha(n, n_candidates) * (1 - 1e-9) <= alpha <= 1:
-        low = ml_cpc_min_alpha(n, n_candidates)
+    low = ml_cpc_min_alpha(n, n_candidates)
+    if not isinstance(n_candidates, torch.SymInt) and not low * (1 - 1e-9) <= alpha <= 1:
         warnings.warn(f"ml_cpc is a lower bound on MI only for alpha in [{low:.7g}, 1], got {alpha:.7g}", stacklevel=2)
     partition = s.log_partition(a, b, reduction="lse")
-    return (math.log(n * n_candidates) + mean(s.positive) - partition).to(scores.dtype)
+    return (log_of(n * n_candidates) + mean(s.positive) - partition).to(scores.dtype)
 
 
 def ml_cpc_min_alpha(n: int, n_candidates: int) -> float:
@@ -59,8 +61,9 @@ def alpha_schedule(epoch: float, epochs: float, start: float = 10.0, end: float 
     return math.exp((math.log(start) - math.log(end)) * (1 - epoch / epochs) + math.log(end))
 
 
-def _alpha_weights(alpha: float, n_candidates: int) -> tuple[float, float]:
+def _alpha_weights(alpha: float, n_candidates: int) -> tuple[float, float | Tensor]:
     """(log α, log β) with β = (K − α)/(K − 1)."""
     if not 0 < alpha < n_candidates:
         raise ValueError(f"alpha: expected a number in (0, K) with K = {n_candidates} candidates, got {alpha}")
-    return math.log(alpha), math.log((n_candidates - alpha) / (n_candidates - 1))
+    beta = (n_candidates - alpha) / (n_candidates - 1)
+    return math.log(alpha), log_of(beta) if isinstance(n_candidates, torch.SymInt) else math.log(beta)

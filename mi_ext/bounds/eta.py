@@ -1,12 +1,13 @@
 """η-DV of a critic that is linear in its weights, with the regularisers of [ETA]."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .. import validation
-from ..log_domain import log_sum_exp
+from ..log_domain import log_of, log_sum_exp
 
 
 def eta_dv_convex(
@@ -44,7 +45,7 @@ def eta_dv_convex(
     weights = w.double()
     joint, marginal = phi_joint.double() @ weights, phi_marginal.double() @ weights
     eta = torch.as_tensor(eta, dtype=torch.float64, device=w.device)
-    log_mean = log_sum_exp(marginal) - math.log(len(marginal))
+    log_mean = log_sum_exp(marginal) - log_of(marginal.shape[0])
     value = joint.mean() - (log_mean - eta).exp() - eta + 1
     omega = ridge / 2 * weights.square().sum() + epsilon * (-eta).exp()
     if fisher > 0:
@@ -64,7 +65,7 @@ def sobolev_penalty(critic, *pairs: Tensor) -> Tensor:
     recorded the result is differentiable again, in the critic's parameters and in `pairs`. ValueError for n = 0 or
     another number of values.
     """
-    n = len(pairs[0])
+    n = pairs[0].shape[0]
     if n == 0:
         raise ValueError("pairs: the mean over n = 0 pairs is undefined; pass at least one pair")
 
@@ -74,14 +75,25 @@ def sobolev_penalty(critic, *pairs: Tensor) -> Tensor:
             raise ValueError(f"critic: expected one value a pair, shape ({n},), got {tuple(values.shape)}")
         return values.sum()
 
-    gradients = torch.func.grad(total, tuple(range(len(pairs))))(*pairs)
+    gradients = _gradients(total, pairs)
     return sum(g.square().sum() for g in gradients) / (2 * n)
+
+
+def _gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Sequence[Tensor]:
+    """By torch.func where torch traces or transforms, else by autograd, which a checkpoint can compute again."""
+    if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
+        return torch.func.grad(function, tuple(range(len(inputs))))(*inputs)
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = tuple(z if z.requires_grad else z.detach().requires_grad_() for z in inputs)
+        value = function(*inputs)
+        return torch.autograd.grad(value, inputs, create_graph=create_graph, allow_unused=True, materialize_grads=True)
 
 
 def _check_features(phi_joint: Tensor, phi_marginal: Tensor, w: Tensor) -> None:
     for name, phi, shape in (("phi_joint", phi_joint, "[n, h]"), ("phi_marginal", phi_marginal, "[k, h]")):
         validation.floating_matrix(name, phi, shape)
-        if len(phi) == 0:
+        if phi.shape[0] == 0:
             raise ValueError(f"{name}: the mean over 0 pairs is undefined; pass at least one pair")
     h = phi_joint.shape[1]
     if phi_marginal.shape[1] != h:
@@ -91,10 +103,10 @@ def _check_features(phi_joint: Tensor, phi_marginal: Tensor, w: Tensor) -> None:
 
 
 def _check_gradient(phi_gradient: Tensor | None, w: Tensor) -> None:
-    if not isinstance(phi_gradient, Tensor) or phi_gradient.dim() != 3 or phi_gradient.shape[1] != len(w):
+    if not isinstance(phi_gradient, Tensor) or phi_gradient.dim() != 3 or phi_gradient.shape[1] != w.shape[0]:
         raise ValueError(
-            f"phi_gradient: sobolev > 0 needs the gradients of the features, shape [g, {len(w)}, p], got "
+            f"phi_gradient: sobolev > 0 needs the gradients of the features, shape [g, {w.shape[0]}, p], got "
             f"{validation.describe(phi_gradient)}"
         )
-    if len(phi_gradient) == 0:
+    if phi_gradient.shape[0] == 0:
         raise ValueError("phi_gradient: the mean over 0 pairs is undefined; pass at least one pair")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import validation
-from ..log_domain import constant_at_minus_infinity, log_add_exp, softplus
+from ..log_domain import constant_at_minus_infinity, log_add_exp, log_of, softplus
 from ..preconditions import check_log_baseline, in_batch_size, log_negative_mass, mean, target_of_another_query
 from ..scores import Scores, column_blocks, recomputed
 
@@ -40,11 +40,11 @@ def donsker_varadhan(
         log_mean, p = _log_mean_exp(s)
     elif negatives == "all":
         mass = s.n_queries + s.negative_mass
-        log_mean = s.log_partition(reduction="lse") - (mass.log() if isinstance(mass, Tensor) else math.log(mass))
+        log_mean = s.log_partition(reduction="lse") - (mass.log() if isinstance(mass, Tensor) else log_of(mass))
         p = mean(s.positive)
     else:
         index = target_of_another_query(s, generator)
-        log_mean = torch.logsumexp(s.shuffled(index), 0) - math.log(s.n_queries)
+        log_mean = torch.logsumexp(s.shuffled(index), 0) - log_of(s.n_queries)
         p = mean(s.positive)
     return (p - log_mean).to(scores.dtype)
 
@@ -159,12 +159,12 @@ def interpolated(scores: Scores, alpha: float, log_baseline: Tensor) -> Tensor:
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
     check_log_baseline(log_baseline, n)
-    log_alpha, log_rest = _log(float(alpha)), _log(1.0 - alpha)
+    log_alpha, log_rest = log_of(float(alpha)), log_of(1.0 - alpha)
 
     def block(start: int, stop: int) -> Tensor:
         """Σ_j Σ_{i≠j} [p_j − B_ij − exp(s_ij − B_jj)]; over i ≠ j the exponentials sum to (n − 1) exp(M_jj − B_jj)."""
         columns = s.column_block(start, stop)
-        leave_one_out = _leave_one_out_lse(columns) - math.log(n - 1)
+        leave_one_out = _leave_one_out_lse(columns) - log_of(n - 1)
         baseline = log_add_exp(log_alpha + leave_one_out, log_rest + log_baseline[start:stop].double())
         row = torch.arange(start, stop, device=baseline.device)
         own = row, row - start
@@ -207,10 +207,6 @@ def _log_mean_exp(scores: Scores) -> tuple[Tensor, Tensor]:
     s = scores.double()
     log_total = log_negative_mass(s)
     return s.log_partition(-math.inf, 0.0, reduction="lse") - log_total, mean(s.positive)
-
-
-def _log(value: float) -> float:
-    return math.log(value) if value > 0 else -math.inf
 
 
 def _leave_one_out_lse(block: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """What the losses share."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,14 +52,10 @@ def same_shape(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
         raise ValueError(f"{name}: expected the shape of {other_name}, {tuple(other.shape)}, got {tuple(t.shape)}")
 
 
-def log_or_minus_infinity(value: float) -> float:
-    return math.log(value) if value > 0 else -math.inf
-
-
 def logits_of(discriminator: nn.Module, z: Tensor) -> Tensor:
     """[n], at least float32: a discriminator's one value for each row of z, which it may give as [n, 1]."""
     logits = discriminator(z)
-    if logits.shape not in ((len(z),), (len(z), 1)):
-        expected = f"one value a row, shape ({len(z)},) or ({len(z)}, 1)"
+    if logits.shape not in ((z.shape[0],), (z.shape[0], 1)):
+        expected = f"one value a row, shape ({z.shape[0]},) or ({z.shape[0]}, 1)"
         raise ValueError(f"discriminator: expected {expected}, got {tuple(logits.shape)}")
     return logits.flatten().to(torch.promote_types(logits.dtype, torch.float32))

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from .. import bounds, validation
-from ..log_domain import softplus
+from ..log_domain import log_of, softplus
 from ..negatives import MemoryBank
 from ..scores import GatheredScores
-from .base import ContrastiveLoss, log_or_minus_infinity, same_shape, stats_of
+from .base import ContrastiveLoss, same_shape, stats_of
 
 
 class CRD(ContrastiveLoss):
@@ -134,7 +134,7 @@ class CRD(ContrastiveLoss):
                 log_z = _unless_nan(log_z, of_batch)
             else:
                 batch, kept = of_batch(), self.normalizer_momentum
-                average = torch.logaddexp(log_z + log_or_minus_infinity(kept), batch + math.log1p(-kept))
+                average = torch.logaddexp(log_z + log_of(kept), batch + math.log1p(-kept))
                 log_z = torch.where(log_z.isnan(), batch, average)
             if self.training:
                 self.log_normalizer[way] = log_z

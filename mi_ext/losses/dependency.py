@@ -1,12 +1,10 @@
 """Dependence among the coordinates of a representation."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from .. import validation
-from ..log_domain import log_sum_exp
+from ..log_domain import log_of, log_sum_exp
 from .base import logits_of
 
 
@@ -43,7 +41,7 @@ class NeuralDependency(nn.Module):
         """(dtype of results, mean T(z), log mean e^{T(z̃)}), the terms in float64."""
         values = logits_of(self.discriminator, z)
         shuffled = logits_of(self.discriminator, shuffle_dimensions(z, generator))
-        return values.dtype, values.double().mean(), log_sum_exp(shuffled.double()) - math.log(len(z))
+        return values.dtype, values.double().mean(), log_sum_exp(shuffled.double()) - log_of(z.shape[0])
 
 
 def shuffle_dimensions(z: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -52,8 +50,8 @@ def shuffle_dimensions(z: Tensor, generator: torch.Generator | None = None) -> T
     ValueError for n < 2, where there is nothing to shuffle; TypeError unless z is a floating-point matrix.
     """
     validation.floating_matrix("z", z)
-    if len(z) < 2:
+    if z.shape[0] < 2:
         raise ValueError(f"z: expected at least two rows to shuffle, got shape {tuple(z.shape)}")
     device = z.device if generator is None else generator.device
-    order = torch.rand(z.shape, generator=generator, dtype=torch.float64, device=device).argsort(0)
+    order = torch.empty_like(z, dtype=torch.float64, device=device).uniform_(generator=generator).argsort(0)
     return z.gather(0, order.to(z.device))

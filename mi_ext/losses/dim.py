@@ -72,7 +72,7 @@ class PriorMatching(nn.Module):
 
     def discriminator_loss(self, z: Tensor, generator: torch.Generator | None = None, *, return_stats: bool = False):
         _check_codes(z)
-        u = torch.rand(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        u = torch.empty_like(z).uniform_(generator=generator)
         real, coded = logits_of(self.discriminator, u), logits_of(self.discriminator, z.detach())
         loss = softplus(-real).mean() + softplus(coded).mean()
         stats = {"discriminator": coded.detach().sigmoid().mean(), "prior": real.detach().sigmoid().mean()}
@@ -87,7 +87,7 @@ class PriorMatching(nn.Module):
 
 def _check_codes(z: Tensor) -> None:
     validation.floating_matrix("z", z)
-    if len(z) == 0:
+    if z.shape[0] == 0:
         raise ValueError("z: the mean over n = 0 codes is undefined; pass at least one row")
     if validation.readable(z) and not bool(((z >= 0) & (z <= 1)).all()):
         low, high = z.min().item(), z.max().item()

@@ -51,8 +51,8 @@ class NTXent(ContrastiveLoss):
         """2n queries, the same 2n candidates: a view shares its label with itself only; its target is the other."""
         same_shape("z1", z1, "z0", z0)
         views = torch.cat([self.embed("z0", z0), self.embed("z1", z1)])
-        itself = torch.arange(len(views), device=views.device)
-        return DotScores(views, views, self.scale, target=itself.roll(len(z0)), labels=(itself, itself))
+        itself = torch.arange(views.shape[0], device=views.device)
+        return DotScores(views, views, self.scale, target=itself.roll(z0.shape[0]), labels=(itself, itself))
 
 
 class DCL(NTXent):

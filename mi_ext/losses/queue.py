@@ -1,10 +1,9 @@
 """Losses with one positive beside a queue of negatives."""
 
-import math
-
 from torch import Tensor
 
 from .. import bounds, validation
+from ..log_domain import log_of
 from ..scores import DotScores
 from .base import ContrastiveLoss, same_shape, stats_of
 
@@ -60,6 +59,6 @@ class MLCPC(MoCo):
         else:
             scores = self._beside_queue(query, key, queue)
         bound = bounds.ml_cpc(scores.double(), self.alpha)
-        loss = math.log(scores.n_candidates / self.alpha) - bound
+        loss = log_of(scores.n_candidates / self.alpha) - bound
         loss = (loss / self.alpha if self.grad_scale == "1/alpha" else loss).to(scores.dtype)
         return (loss, stats_of(scores, lambda s: bound.to(s.dtype))) if return_stats else loss

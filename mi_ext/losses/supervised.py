@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from .. import validation
+from ..log_domain import log_of
 from ..scores import DotScores, column_blocks
-from .base import ContrastiveLoss, log_or_minus_infinity, ranking_stats
+from .base import ContrastiveLoss, ranking_stats
 
 
 class SupCon(ContrastiveLoss):
@@ -25,7 +26,7 @@ class SupCon(ContrastiveLoss):
 
     def forward(self, embeddings: Tensor, labels: Tensor, *, return_stats: bool = False):
         x = self.embed("embeddings", embeddings)
-        n = len(x)
+        n = x.shape[0]
         validation.label_pair((labels, labels), n, n, x)
         if n == 0:
             raise ValueError("embeddings: the mean over n = 0 anchors is undefined; pass at least one row")
@@ -37,7 +38,7 @@ class SupCon(ContrastiveLoss):
         loss = (terms.sum() / has_positive.sum().clamp_min(1)).to(torch.promote_types(x.dtype, torch.float32))
         if not return_stats:
             return loss
-        mi = (log_or_minus_infinity(n - 1) - loss).detach()
+        mi = (log_of(n - 1) - loss).detach()
         stats = {"mi": mi, "log_partition": denominator.detach().to(loss.dtype), "n_negatives": max(n - 2, 0)}
         return loss, stats | self._ranking(scores, labels, has_positive)
 

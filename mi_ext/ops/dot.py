@@ -113,8 +113,8 @@ class _DotStatistics(Operator):
 
 def _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) -> Tensor:
     """dv_j = Σ_i w_ij: the gradient of a further feature of y that multiplies a 1 in every x, over scale."""
-    x_one = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-    y_zero = torch.cat([y, y.new_zeros(len(y), 1)], dim=1)
+    x_one = torch.cat([x, x.new_ones(x.shape[0], 1)], dim=1)
+    y_zero = torch.cat([y, y.new_zeros(y.shape[0], 1)], dim=1)
     no_positive = torch.zeros_like(upstream[0])
     arguments = (*exclusions, *statistics, no_positive, *upstream[1:], True, tf32(x))
     _, dy, _ = _raw.dot_gradient(x_one, y_zero, scale, *arguments)

@@ -34,8 +34,8 @@ class DotScores(SharedColumnScores):
         validation.same_width("y", y, x)
         validation.scalar("scale", scale, non_zero=True)
         validation.scalar("bias", 0.0 if bias is None else bias)
-        validation.log_weight_per_candidate(candidate_log_weight, len(y), x)
-        n, m = len(x), len(y)
+        validation.log_weight_per_candidate(candidate_log_weight, y.shape[0], x)
+        n, m = x.shape[0], y.shape[0]
         dtype = torch.promote_types(x.dtype, y.dtype)
         if positive is None:
             target = validation.target_or_default(target, n, m, x)
@@ -98,7 +98,7 @@ class DotScores(SharedColumnScores):
         """`pairs.importance_cross_entropy_sum`; biases cancel in every term."""
         dtype = torch.promote_types(self.x.dtype, other.x.dtype)
         external = None if self.target is not None else (self._external_positive(), other._external_positive())
-        log_mass = self.log_row_mass.detach().expand(len(self.x)).contiguous()
+        log_mass = self.log_row_mass.detach().expand(self.x.shape[0]).contiguous()
         x1, x2 = self.x.to(dtype), other.x.to(dtype)
         y = validation.distinct(validation.distinct(self._given_candidates.to(dtype), x1), x2)
         sides = x1, validation.distinct(x2, x1), y, self.scale, other.scale, self.exclusions.tensors
@@ -108,7 +108,7 @@ class DotScores(SharedColumnScores):
         """With log-weights: the log-partition of scores that are all 0."""
         if self.exclusions.candidate_log_weight is None:
             return super()._log_row_mass()
-        x, y = (self.x.new_zeros(size, 1) for size in (len(self.x), len(self.y)))
+        x, y = (self.x.new_zeros(size, 1) for size in (self.x.shape[0], self.y.shape[0]))
         return self._keep("log row mass", lambda: ops.dot_statistics(x, y, 1.0, self.exclusions.tensors)[1])
 
     def _shares_vectors(self, other: "DotScores") -> bool:
@@ -177,6 +177,6 @@ class DotScores(SharedColumnScores):
             here = (None if target is None else target - start, *labels, log_weight[start:stop])
             return reference.softplus_sum(self.column_block(start, stop).double(), here)
 
-        blocks = column_blocks(len(self.x), len(self.y))
+        blocks = column_blocks(self.x.shape[0], self.y.shape[0])
         none = torch.zeros((), dtype=torch.float64, device=self.x.device)
         return sum((recomputed(block, start, stop) for start, stop in blocks), start=none)

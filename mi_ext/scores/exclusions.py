@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import validation
-from ..log_domain import log_sum_exp
+from ..log_domain import log_of, log_sum_exp
 
 
 def sum_over_equal(values: Tensor, keys: Tensor, weight: Tensor) -> Tensor:
@@ -77,13 +77,13 @@ class Exclusions:
     def mass(self) -> float | Tensor:
         """N⁻: the number of (query, negative) pairs, or Σ e^{v_j} over them."""
         if self.uniform:
-            return float(self.n * self.row_counts())
+            return 1.0 * self.n * self.row_counts()
         return self.column_counts().sum() if self.candidate_log_weight is None else self.log_mass().exp()
 
     def log_mass(self) -> float | Tensor:
         """log N⁻, −inf without negatives."""
         if self.uniform:
-            return math.log(self.mass()) if self.mass() > 0 else -math.inf
+            return log_of(self.mass())
         return self.mass().log() if self.candidate_log_weight is None else log_sum_exp(self.log_column_mass())
 
     def _kept_columns(self) -> Tensor:

@@ -1,11 +1,10 @@
 """`GatheredScores`: every query has negatives of its own."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from .. import ops, validation
+from ..log_domain import log_of
 from .source import Scores
 
 
@@ -30,7 +29,7 @@ class GatheredScores(Scores):
         validation.scalar("scale", scale, non_zero=True)
         validation.scalar("bias", 0.0 if bias is None else bias)
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), positive.dtype)
-        super().__init__(len(x), dtype)
+        super().__init__(x.shape[0], dtype)
         self.x, self.y, self.index = x.to(dtype), validation.distinct(y, x).to(dtype), index
         self.scale = scale if isinstance(scale, Tensor) else float(scale)
         self.bias = 0.0 if bias is None else bias.double() if isinstance(bias, Tensor) else float(bias)
@@ -42,11 +41,11 @@ class GatheredScores(Scores):
 
     @property
     def negative_mass(self) -> float:
-        return float(self.n_queries * self.n_negatives)
+        return 1.0 * self.n_queries * self.n_negatives
 
     @property
     def log_negative_mass(self) -> float:
-        return math.log(self.negative_mass) if self.negative_mass > 0 else -math.inf
+        return log_of(self.negative_mass)
 
     def negative_softplus_sum(self) -> Tensor:
         return ops.gathered_softplus_sum(self.x, self.y, self.index, self.scale, self.bias).to(self.dtype)

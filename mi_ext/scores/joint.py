@@ -47,7 +47,7 @@ class JointScores(SharedColumnScores):
             if t.shape[1] != width:
                 raise ValueError(f"{name}: expected width {width}, got shape {tuple(t.shape)}")
         validation.same_device("y", y, x.device)
-        n, m = len(x), len(y)
+        n, m = x.shape[0], y.shape[0]
         validation.log_weight_per_candidate(candidate_log_weight, m, x)
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), first.weight.dtype)
         if positive is None:

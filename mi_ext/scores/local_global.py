@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import validation
-from ..log_domain import log_add_exp, log_sum_exp, softplus
+from ..log_domain import log_add_exp, log_of, log_sum_exp, softplus
 from .blocks import column_blocks
 from .dot import DotScores
 from .shared_ranking import SharedRanking
@@ -49,11 +49,11 @@ class LocalGlobalScores(Scores):
 
     @property
     def negative_mass(self) -> float:
-        return float(self.n_queries * self.n_negatives)
+        return 1.0 * self.n_queries * self.n_negatives
 
     @property
     def log_negative_mass(self) -> float:
-        return math.log(self.negative_mass) if self.negative_mass > 0 else -math.inf
+        return log_of(self.negative_mass)
 
     def negative_softplus_sum(self) -> Tensor:
         total = sum((part.softplus_sum() for part in self._parts), start=self._constant(0.0))
@@ -62,7 +62,7 @@ class LocalGlobalScores(Scores):
     def clipped_log_partition(self, tau: float) -> Tensor:
         with torch.no_grad():
             parts = [self._constant(-math.inf), *(part.clipped_log_partition(tau) for part in self._parts)]
-            return (math.log(self.n_locals) + log_sum_exp(torch.stack(parts))).to(self.dtype)
+            return (log_of(self.n_locals) + log_sum_exp(torch.stack(parts))).to(self.dtype)
 
     def _positive(self) -> Tensor:
         return self._keep("own", self._own_scores).flatten()
@@ -84,7 +84,7 @@ class LocalGlobalScores(Scores):
         if isinstance(a, Tensor) or a != -math.inf or isinstance(b, Tensor):
             return super()._global_log_partition(a, b)
         parts = [self._constant(-math.inf), *(part.log_partition() for part in self._parts)]
-        return b + math.log(self.n_locals) + log_sum_exp(torch.stack(parts))
+        return b + log_of(self.n_locals) + log_sum_exp(torch.stack(parts))
 
     def _compute_ranking(self):
         """From blocks of columns; where these hold the positives too, they are taken from there, so that ties are."""
@@ -122,7 +122,7 @@ class LocalGlobalScores(Scores):
     def _score(self, rows: slice, images: slice) -> Scores:
         """Of some globals with all locals of some images, the first of them in the place of the positive."""
         x = self._globals[rows]
-        first = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        first = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         return self._critic(x, self._locals[images].flatten(0, 1), target=first)
 
     def _constant(self, value: float) -> Tensor:
@@ -144,7 +144,7 @@ class _Part(NamedTuple):
     def lse(self, n_images: int) -> Tensor:
         """[1, B]: log-sum-exps over this part's negatives, −inf in rows that it does not have."""
         rows = self.scores.double().log_partition(self.a)
-        around = self.rows.start, n_images - self.rows.stop
+        around = self.rows.start, n_images - self.rows.start - rows.shape[0]
         return torch.nn.functional.pad(rows[None], around, value=-math.inf)
 
     def log_partition(self) -> Tensor:
@@ -202,7 +202,7 @@ def positions_as_rows(global_features: Tensor, local_features: Tensor) -> Tensor
     if local_features.dim() not in (3, 4):
         raise ValueError(f"local_features: expected {shapes}, got shape {tuple(local_features.shape)}")
     rows = local_features if local_features.dim() == 3 else local_features.flatten(2).mT
-    if len(rows) != len(global_features) or rows.shape[1] == 0:
-        expected = f"one set of at least one local for each of {len(global_features)} images"
+    if rows.shape[0] != global_features.shape[0] or rows.shape[1] == 0:
+        expected = f"one set of at least one local for each of {global_features.shape[0]} images"
         raise ValueError(f"local_features: expected {expected}, got shape {tuple(local_features.shape)}")
     return rows

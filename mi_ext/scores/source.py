@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import validation
-from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
+from ..log_domain import log_of, log_sum_exp, row_cross_entropy, row_log_partition
 from .exclusions import Exclusions
 
 
@@ -151,7 +151,8 @@ class Scores(ABC):
         return self._statistics()[0]
 
     def _log_row_mass(self) -> Tensor:
-        return torch.as_tensor(self.n_negatives, dtype=torch.float64).log()
+        k = self.n_negatives
+        return k.double().log() if isinstance(k, Tensor) else torch.as_tensor(log_of(k), dtype=torch.float64)
 
     def _row_log_partition(self, a, b) -> Tensor:
         positive, negative_lse, _ = self._statistics()

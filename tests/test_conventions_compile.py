@@ -1,0 +1,110 @@
+"""torch.compile and torch.export of every loss and of bounds; those of the operators are in test_ops_*_torch.py."""
+
+import io
+
+import pytest
+import torch
+from objectives import BOUNDS, LOSSES, OBJECTIVES, D, close, value_and_gradients, views
+from torch import nn
+from torch.export import Dim, export
+
+from mi_ext import DotScores, JointScores, bounds, critics, losses
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TESTED_ELSEWHERE = {  # test_ops_torch, test_losses_dim, test_losses_dependency, test_decomposed
+    *("InfoNCE", "NTXent", "CLIP", "SigLIP", "DCL", "MLCPC", "MoCo", "KPair", "DIM", "NeuralDependency"),
+    *("infonce", "ml_cpc", "nwj", "donsker_varadhan", "jensen_shannon", "smile", "tuba"),
+    *("importance_infonce", "decomposed_infonce", "eta_dv_convex"),
+}
+COMPILED = [name for name in LOSSES | BOUNDS if name not in TESTED_ELSEWHERE] + ["labels", "log-weights"]
+
+
+def inputs(n):
+    """Tensors of their own: export takes views of one tensor for shapes that go together."""
+    return [t.clone() for t in views(n)]
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compile(name):
+    """One graph without a break, traced with its backward pass."""
+    torch._dynamo.reset()
+    compiled = torch.compile(OBJECTIVES[name], fullgraph=True, dynamic=True, backend="aot_eager")
+    close(value_and_gradients(compiled, *inputs(8)), value_and_gradients(OBJECTIVES[name], *inputs(8)))
+
+
+@pytest.mark.parametrize("name", ["infonce", "nwj", "KPair", "DIM", "SupCon", "importance_infonce"])
+def test_one_graph_serves_every_n(name):
+    torch._dynamo.reset()
+    compiled = torch.compile(OBJECTIVES[name], fullgraph=True, dynamic=True, backend="eager")
+    compiled(*inputs(8))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        close([compiled(*inputs(13))], [OBJECTIVES[name](*inputs(13))])
+
+
+class Everything(nn.Module):
+    """A model with learned temperatures, whose loss is a sum over all sources of scores."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encode = nn.Linear(D, D)
+        self.joint = critics.Joint(D, D, 5)
+        self.clip = losses.CLIP(nn.Parameter(torch.tensor(0.2)))
+        self.siglip = losses.SigLIP(nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(-1.0)))
+
+    def forward(self, x, y):
+        x = self.encode(x)
+        contrastive = self.clip(x, y) + self.siglip(x, y) + losses.KPair()(x, y, torch.stack([y, y.flip(0)], 1))
+        s1, s2 = DotScores(x, y), DotScores(x.flip(0), y)
+        return contrastive - bounds.decomposed_infonce(s1, s2, 0.5) - bounds.infonce(JointScores(x, y, self.joint))
+
+
+def test_compile_to_code():
+    torch._dynamo.reset()
+    loss = losses.CLIP(nn.Parameter(torch.tensor(0.2)))
+    compiled = torch.compile(loss, fullgraph=True)
+
+    def gradients(f):
+        value, *of_inputs = value_and_gradients(f, *inputs(8))
+        return value, *of_inputs, *torch.autograd.grad(f(*inputs(8)), loss.temperature)
+
+    close(gradients(compiled), gradients(loss))
+
+
+class Loss(nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def forward(self, x, y):
+        return OBJECTIVES[self.name](x, y)
+
+
+def exported(module, n=8):
+    size = Dim("n", min=3, max=60)
+    return export(module, tuple(inputs(n)), dynamic_shapes=({0: size}, {0: size}))
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "infonce", "ml_cpc", "smile", "conditional_infonce", "joint rows", "labels"])
+def test_export_for_any_batch(name):
+    program = exported(Loss(name)).module()
+    for n in (11, 13):
+        torch.manual_seed(0)
+        ours = program(*inputs(n))
+        torch.manual_seed(0)
+        close([ours], [OBJECTIVES[name](*inputs(n))])
+
+
+def test_an_exported_model_is_saved_and_loaded():
+    model, file = Everything(), io.BytesIO()
+    torch.export.save(exported(model), file)
+    file.seek(0)
+    close([torch.export.load(file).module()(*inputs(9))], [model(*inputs(9))])
+
+
+def test_an_exported_loss_is_for_values():
+    """Its graph holds operators alone, without their gradients; torch says so where one is asked for."""
+    x, y = inputs(9)
+    value = exported(Loss("InfoNCE")).module()(x.requires_grad_(), y)
+    with pytest.warns(UserWarning, match="mi_ext::dot_statistics: an autograd kernel was not registered"):
+        value.backward()
