@@ -50,13 +50,15 @@ def test_no_symbol_is_missing():
     ctypes.CDLL(_C.__file__, mode=os.RTLD_NOW)
 
 
-def test_every_operator_on_products_has_its_kernel():
+@pytest.mark.parametrize("family", ["dot", "gathered"])
+def test_every_operator_of_a_family_has_its_kernel(family):
     """Compiled, not the function that explains why there is none."""
     names = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
-    operators = {name for name in names if name.startswith("mi_ext::dot_")} - {"mi_ext::dot_ranking"}
+    operators = {name for name in names if name.startswith(f"mi_ext::{family}_") and not name.endswith("_ranking")}
     assert len(operators) == 5
     for operator in operators:
-        assert re.search(r"^CUDA: registered at .*dot_cuda\.cpp", torch._C._dispatch_dump(operator), re.MULTILINE)
+        dump = torch._C._dispatch_dump(operator)
+        assert re.search(rf"^CUDA: registered at .*{family}_cuda\.cpp", dump, re.MULTILINE)
 
 
 def test_versions_agree():

@@ -18,13 +18,12 @@ struct Cuda {
                              const OptionalTensor& bias, const OptionalTensor& target, const OptionalTensor& x_label,
                              const OptionalTensor& y_label, const OptionalTensor& candidate_log_weight, bool tf32) {
     check(x.is_cuda(), op, "expected all tensors on one GPU, but x is on ", device_name(x));
-    check_scalar(op, "scale", scale, x);
-    if (bias) check_scalar(op, "bias", *bias, x);
+    const double* scale_pointer = scalar_on_device(op, "scale", scale, x);
+    const double* bias_pointer = bias ? scalar_on_device(op, "bias", *bias, x) : nullptr;
     torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
     Arguments a{described_arguments<DeviceDotProblem>(op, x, y, target, x_label, y_label, candidate_log_weight), op,
                 scale, bias, std::move(guard)};
-    a.problem.scale = scalar_pointer(scale);
-    a.problem.bias = bias ? scalar_pointer(*bias) : nullptr;
+    a.problem.scale = scale_pointer, a.problem.bias = bias_pointer;
     a.problem.tf32 = tf32;
     a.problem.multiprocessors = device_attribute(op, cudaDevAttrMultiProcessorCount, x.get_device_index());
     return a;
@@ -58,14 +57,6 @@ struct Cuda {
       return cuda::softplus_sum(a.problem, positive, value, gradients, workspace, stream);
     });
   }
-
- private:
-  static void check_scalar(const char* op, const char* name, const Tensor& t, const Tensor& x) {
-    check(t.dim() == 0 && t.scalar_type() == ScalarType::Double, op, name, " must be a 0-dim float64 tensor");
-    check_device(op, name, t, x);
-  }
-
-  static const double* scalar_pointer(const Tensor& t) { return static_cast<const double*>(t.const_data_ptr()); }
 };
 
 STABLE_TORCH_LIBRARY_IMPL(mi_ext, CUDA, library) { DotOperators<Cuda>::implement(library); }

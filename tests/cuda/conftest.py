@@ -9,10 +9,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # problems, ptxsim
 
 from compiled import built
+from gathered_walks import GatheredWalks
 from ptxsim.toolchain import find_nvcc
 from walks import Walks
 
 import mi_ext.ops.dot
+import mi_ext.ops.gathered
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +38,11 @@ def walks(session_walks, monkeypatch):
     torch.set_num_threads(1)
     yield session_walks
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def gathered_walks(walks, monkeypatch):
+    """The same for the operators on gathered scores."""
+    gathered = GatheredWalks(walks)
+    monkeypatch.setattr(mi_ext.ops.gathered, "_raw", gathered)
+    return gathered

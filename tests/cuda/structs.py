@@ -38,3 +38,21 @@ UpstreamGradients = _struct(
     column_negative_lse=POINTER,
     positive=POINTER,
 )
+GatheredProblem = _struct(
+    "GatheredProblem",
+    queries=Features,
+    candidates=Features,
+    index=POINTER,
+    query_pitch=INT64,
+    negatives=INT64,
+    dim=INT64,
+    dtype=INT,
+    scale=POINTER,
+    bias=POINTER,
+    multiprocessors=INT,
+)
+GatheredLoss = _struct(
+    "GatheredLoss", positive=POINTER, negative_lse=POINTER, positive_gradient=POINTER, row_weight=POINTER, loss=POINTER
+)
+PairWeights = _struct("PairWeights", scores=POINTER, negative_lse=POINTER, row_weight=POINTER)
+SortedPairs = _struct("SortedPairs", first=INT64, queries=INT64, row=POINTER, pair=POINTER)
