@@ -153,7 +153,7 @@ def own_negatives(x: Tensor, bank: Tensor | None, index: Tensor | None, negative
 
 
 def row_index(name: str, index: Tensor, n: int, rows: int, device: torch.device) -> None:
-    """int64 [n, K−1] with values in [0, rows)."""
+    """int64 [n, K−1] with values in [0, rows). On a GPU the kernels see to values outside: their rows become NaN."""
     if not isinstance(index, Tensor) or index.dtype != torch.int64:
         raise TypeError(f"{name}: expected an int64 tensor [n, K−1], got {describe(index)}")
     if index.dim() != 2 or index.shape[0] != n:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from problems import INF, Expected, wide
+from problems import INF, Expected, moved, wide
 from torch import Tensor
 
 from mi_ext import ops, reference
@@ -44,6 +44,9 @@ class Gathered:
 
     def to(self, dtype: torch.dtype) -> "Gathered":
         return replace(self, x=self.x.to(dtype), y=self.y.to(dtype))
+
+    def moved(self) -> "Gathered":
+        return replace(self, **{name: moved(getattr(self, name)) for name in ("x", "y", "index", "positive")})
 
 
 def gathered(n: int, m: int, d: int, rows: int, kind: str = "bank", dtype=torch.float64, scale: float = 1.3, seed=0):
@@ -84,16 +87,18 @@ def _partition(function, p, t, a, b):
 
 def evaluate(implementation, call: str, p: Gathered, wanted=ALL) -> dict[str, Tensor]:
     """{"value"} and "d…": gradients of Σ_i u_i value_i, u random, over the values that are finite."""
-    scalars = {k: torch.tensor(getattr(p, k), dtype=torch.float64) for k in ("scale", "bias")}
+    p = p if implementation is reference else p.moved()
+    scalars = {k: p.x.new_full((), getattr(p, k), dtype=torch.float64) for k in ("scale", "bias")}
     leaves = {"x": p.x, "y": p.y, **scalars, "positive": p.positive}
     leaves = {k: t.detach().requires_grad_(k in wanted) for k, t in leaves.items()}
     value = CALLS[call](implementation, p, leaves)
     upstream = torch.rand(value.shape, generator=torch.Generator().manual_seed(11), dtype=torch.float64) + 0.5
-    total = (upstream * torch.where(value.isfinite(), value, 0.0)).sum()
+    total = (upstream.to(value.device) * torch.where(value.isfinite(), value, 0.0)).sum()
     asked = {k: t for k, t in leaves.items() if t.requires_grad}
     total = total + sum(0 * t.flatten()[:0].sum() for t in asked.values())  # depends on all, so each has a gradient
     gradients = torch.autograd.grad(total, list(asked.values())) if asked else ()
-    return {"value": value.detach()} | {f"d{k}": g for k, g in zip(asked, gradients, strict=True)}
+    found = {"value": value} | {f"d{k}": g for k, g in zip(asked, gradients, strict=True)}
+    return {k: t.detach().cpu() for k, t in found.items()}
 
 
 def expected_of(call: str, p: Gathered, wanted=ALL) -> Expected:

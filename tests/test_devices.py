@@ -9,7 +9,7 @@ from problems import CALLS, problem
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mi_ext import _C, DotScores, bounds, losses, ops, validation
+from mi_ext import _C, DotScores, GatheredScores, bounds, losses, ops, validation
 from mi_ext.ops.cuda import tf32
 
 raw = torch.ops.mi_ext
@@ -60,6 +60,7 @@ def numbers(*shape, seed=0):
 X, Y, SCALE = numbers(6, 4), numbers(6, 4, seed=1), torch.tensor(1.3)
 LABELS = (torch.tensor([0, 1, 2, 3, 0, 5]), torch.tensor([0, 1, 2, 3, 4, 5]))
 LOG_WEIGHT = numbers(6)
+INDEX = torch.tensor([[0, 4, 1], [2, 2, 3], [1, 0, 4], [3, 4, 0]])
 OPTIONS = {
     "plain": {},
     "labels": {"labels": LABELS},
@@ -123,6 +124,20 @@ def test_losses_do_not_wait(loss, monkeypatch):
 def test_losses_with_a_queue_do_not_wait(loss, monkeypatch):
     as_on_a_gpu(monkeypatch)
     forward_and_backward(lambda x: getattr(losses, loss)()(x, Y, Y), X)
+
+
+@pytest.mark.parametrize("name", [name for name in BOUNDS if name not in ("tuba", "eta_dv")])
+def test_bounds_of_gathered_scores_do_not_wait(name, monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    index = torch.arange(18).reshape(6, 3) % 6
+    forward_and_backward(
+        lambda x, y, scale: BOUNDS[name](GatheredScores(x, y, index, scale, 0.1, positive=Y)), X, Y, SCALE
+    )
+
+
+def test_loss_with_own_negatives_does_not_wait(monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    forward_and_backward(lambda x, y: losses.KPair()(x, y, torch.stack([y, y.flip(0)], 1)), X, Y)
 
 
 def test_supervised_loss_does_not_wait(monkeypatch):
@@ -221,10 +236,18 @@ def arguments(operator, p):
         "importance_statistics": (p.x, *sides, scale, *exclusions),
         "importance_fused": (p.x, *sides, scale, *exclusions, None, None, rows, 1.0, 1.0, 1.0, True, True),
         "importance_gradient": (p.x, *sides, scale, *exclusions, *(rows,) * 10, True, True),
+        "gathered_lse": (p.x, p.y, INDEX, scale),
+        "gathered_clipped_lse": (p.x, p.y, INDEX, scale, scale, 1.0),
+        "gathered_fused": (p.x, p.y, INDEX, scale, rows, 0.0, 0.0, False, True),
+        "gathered_gradient": (p.x, p.y, INDEX, scale, rows, rows, True),
+        "gathered_softplus_sum": (p.x, p.y, INDEX, scale, scale, True, True),
     }[operator]
 
 
-@pytest.mark.parametrize("operator", [name for name in OPERATORS if re.match("mi_ext::(dot|importance)_", name)])
+WITH_KERNELS = [name for name in OPERATORS if re.match("mi_ext::(dot|importance|gathered)_(?!ranking)", name)]
+
+
+@pytest.mark.parametrize("operator", [*WITH_KERNELS, "mi_ext::dot_ranking"])
 def test_errors_of_kernels_for_gpus(operator):
     """Tensors of the CPU, sent where those of a GPU go: to the kernel's own checks, or to why there is no kernel."""
     of_kernel, of_none = (

@@ -69,6 +69,23 @@ struct DeviceDotProblem {
   int64_t m() const { return candidates.rows; }
 };
 
+// Gathered scores on a device. An index outside the bank makes its score NaN.
+struct DeviceGatheredProblem {
+  Features queries;                // x [n, d]
+  Features candidates;             // y: a bank [V, d], or, without index, the negatives themselves [n, m, d]
+  const int64_t* index = nullptr;  // [n, m] y_ik = row index_ik of the bank
+  int64_t query_pitch = 0;         // without index: elements from the negatives of one query to those of the next
+  int64_t negatives = 0;           // m
+  int64_t dim = 0;                 // d
+  Dtype dtype = Dtype::kFloat32;
+  const double* scale = nullptr;
+  const double* bias = nullptr;  // null: 0
+  int multiprocessors = 1;
+
+  int64_t n() const { return queries.rows; }
+  int64_t m() const { return negatives; }
+};
+
 // Gradients with respect to x, y and scale. Null: not asked for. Element type: double for double inputs, else float.
 struct DotGradients {
   void* queries = nullptr;     // [n, d]

@@ -13,19 +13,13 @@ struct DeviceDotArguments : DotArgumentsOf<DeviceDotProblem> {
   torch::stable::accelerator::DeviceGuard guard;
 };
 
-inline const double* device_scalar(const char* op, const char* name, const Tensor& t, const Tensor& x) {
-  check(t.dim() == 0 && t.scalar_type() == ScalarType::Double, op, name, " must be a 0-dim float64 tensor");
-  check_device(op, name, t, x);
-  return static_cast<const double*>(t.const_data_ptr());
-}
-
 inline DeviceDotArguments device_dot_arguments(const char* op, const Tensor& x, const Tensor& y, const Tensor& scale,
                                                const OptionalTensor& bias, const OptionalTensor& target,
                                                const OptionalTensor& x_label, const OptionalTensor& y_label,
                                                const OptionalTensor& candidate_log_weight, bool tf32) {
   check(x.is_cuda(), op, "expected all tensors on one GPU, but x is on ", device_name(x));
-  const double* scale_pointer = device_scalar(op, "scale", scale, x);
-  const double* bias_pointer = bias ? device_scalar(op, "bias", *bias, x) : nullptr;
+  const double* scale_pointer = scalar_on_device(op, "scale", scale, x);
+  const double* bias_pointer = bias ? scalar_on_device(op, "bias", *bias, x) : nullptr;
   torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   DeviceDotArguments a{described_arguments<DeviceDotProblem>(op, x, y, target, x_label, y_label, candidate_log_weight),
                        op, scale, bias, std::move(guard)};

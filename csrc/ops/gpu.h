@@ -29,6 +29,13 @@ inline void check_launch(const char* op, cudaError_t error, int device) {
         "; build it with MI_EXT_CUDA_ARCHS=sm_", major, minor);
 }
 
+// A 0-dim float64 tensor beside x; its value stays there.
+inline const double* scalar_on_device(const char* op, const char* name, const Tensor& t, const Tensor& x) {
+  check(t.dim() == 0 && t.scalar_type() == ScalarType::Double, op, name, " must be a 0-dim float64 tensor");
+  check_device(op, name, t, x);
+  return static_cast<const double*>(t.const_data_ptr());
+}
+
 // Enqueues a walk on the current stream of x's device, which is the current device of the caller. The workspace is
 // given back at once: torch hands it out again to the same stream only.
 template <class Walk>

@@ -18,7 +18,8 @@ class GatheredScores(Scores):
 
     scale: finite and not 0 (it may be negative), 1/temperature; bias: finite; each a float or a 0-dim tensor, which
     gets a gradient. There are no columns shared by queries: `bounds.tuba`, `bounds.interpolated` and shuffled pairs are
-    ValueErrors. Raises TypeError or ValueError naming the argument; an index outside the bank is named by its position.
+    ValueErrors. Raises TypeError or ValueError naming the argument; an index outside the bank is named by its position,
+    but for one on a GPU, which nothing waits to look at: its query's terms become NaN.
     """
 
     def __init__(self, x, bank=None, index=None, scale=1.0, bias=None, *, negatives=None, positive):

@@ -9,12 +9,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # problems, ptxsim
 
 from compiled import built
+from gathered_walks import GatheredWalks
 from importance_walks import ImportanceWalks
 from ptxsim.toolchain import find_nvcc
 from ranking_walks import RankingWalks
 from walks import Walks
 
 import mi_ext.ops.dot
+import mi_ext.ops.gathered
 import mi_ext.ops.importance
 import mi_ext.ops.ranking
 
@@ -42,3 +44,11 @@ def walks(session_walks, monkeypatch):
     torch.set_num_threads(1)
     yield session_walks
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def gathered_walks(walks, monkeypatch):
+    """The same for the operators on gathered scores."""
+    gathered = GatheredWalks(walks)
+    monkeypatch.setattr(mi_ext.ops.gathered, "_raw", gathered)
+    return gathered

@@ -1,5 +1,6 @@
 // Stands in for the CUDA runtime: a launch calls back with the kernel's name, its shape and its arguments. Beside it
-// the walks of csrc/cuda/kernels.h under C names.
+// the walks of csrc/cuda's headers under C names.
+#include "../../csrc/cuda/gathered.h"
 #include "../../csrc/cuda/importance.h"
 #include "../../csrc/cuda/kernels.h"
 #include "../../csrc/cuda/ranking.h"
@@ -136,5 +137,39 @@ size_t importance_gradient_workspace(const DeviceImportanceProblem* p, const Imp
 int importance_gradient(const DeviceImportanceProblem* p, const ImportanceStatistics* s, const ImportanceUpstream* up,
                         const ImportanceGradients* g, void* workspace) {
   return cuda::importance_gradient(*p, *s, *up, *g, workspace, nullptr);
+}
+
+size_t gathered_workspace(const DeviceGatheredProblem* p, const bool* query_gradient) {
+  return cuda::gathered_workspace(*p, *query_gradient);
+}
+int gathered_lse(const DeviceGatheredProblem* p, const double* clip, double* negative_lse, void* workspace) {
+  return cuda::gathered_lse(*p, *clip, negative_lse, workspace, nullptr);
+}
+int gathered_fused(const DeviceGatheredProblem* p, const PartitionWeights* weights, const cuda::GatheredLoss* loss,
+                   const DotGradients* g, void* scores, void* workspace) {
+  return cuda::gathered_fused(*p, *weights, *loss, *g, scores, workspace, nullptr);
+}
+int gathered_gradient(const DeviceGatheredProblem* p, const UpstreamGradients* up, const DotGradients* g, void* scores,
+                      void* workspace) {
+  return cuda::gathered_gradient(*p, *up, *g, scores, workspace, nullptr);
+}
+int gathered_softplus_sum(const DeviceGatheredProblem* p, double* value, const DotGradients* g, void* scores,
+                          void* workspace) {
+  return cuda::gathered_softplus_sum(*p, value, *g, scores, workspace, nullptr);
+}
+size_t negatives_gradient_workspace(const DeviceGatheredProblem* p) { return cuda::negatives_gradient_workspace(*p); }
+int negatives_gradient(const DeviceGatheredProblem* p, const cuda::PairWeights* weights, void* gradient,
+                       void* workspace) {
+  return cuda::negatives_gradient(*p, *weights, gradient, workspace, nullptr);
+}
+int bank_keys(const DeviceGatheredProblem* p, const cuda::SortedPairs* pairs, int32_t* keys, void*) {
+  return cuda::bank_keys(*p, *pairs, keys, nullptr);
+}
+size_t bank_gradient_workspace(const DeviceGatheredProblem* p, const cuda::SortedPairs* pairs) {
+  return cuda::bank_gradient_workspace(*p, *pairs);
+}
+int bank_gradient(const DeviceGatheredProblem* p, const cuda::PairWeights* weights, const cuda::SortedPairs* sorted,
+                  void* gradient, void* workspace) {
+  return cuda::bank_gradient(*p, *weights, *sorted, gradient, workspace, nullptr);
 }
 }

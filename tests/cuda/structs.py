@@ -48,3 +48,21 @@ ImportanceGradients = _struct("ImportanceGradients", queries=Pair, candidates=PO
 ImportanceObjective = _struct(
     "ImportanceObjective", weight=Doubles, weights_detached=BOOL, log_mass=POINTER, external_positive=Pair
 )
+GatheredProblem = _struct(
+    "GatheredProblem",
+    queries=Features,
+    candidates=Features,
+    index=POINTER,
+    query_pitch=INT64,
+    negatives=INT64,
+    dim=INT64,
+    dtype=INT,
+    scale=POINTER,
+    bias=POINTER,
+    multiprocessors=INT,
+)
+GatheredLoss = _struct(
+    "GatheredLoss", positive=POINTER, negative_lse=POINTER, positive_gradient=POINTER, row_weight=POINTER, loss=POINTER
+)
+PairWeights = _struct("PairWeights", scores=POINTER, negative_lse=POINTER, row_weight=POINTER)
+SortedPairs = _struct("SortedPairs", first=INT64, queries=INT64, row=POINTER, pair=POINTER)

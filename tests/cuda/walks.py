@@ -44,14 +44,18 @@ class Walks:
 
     def _call(self, name: str, shapes, arguments):
         """`shapes`: the structs that decide the size of the workspace; `arguments`: the walk's own, in order."""
-        size = getattr(self.library, f"{name}_workspace")
+        self.launches = []
+        self._run(name, self._size(f"{name}_workspace", shapes), arguments)
+
+    def _size(self, name: str, shapes) -> int:
+        size = getattr(self.library, name)
         size.restype = ctypes.c_size_t
-        workspace = self._device.empty((max(1, size(*map(ctypes.byref, shapes))),), np.uint8, "workspace")
-        self._error, self.launches = None, []
-        values = [
-            ctypes.byref(a) if isinstance(a, (ctypes.Structure, ctypes.Array)) else ctypes.c_uint64(a)
-            for a in arguments
-        ]
+        return size(*map(ctypes.byref, shapes))
+
+    def _run(self, name: str, workspace_bytes: int, arguments):
+        workspace = self._device.empty((max(1, workspace_bytes),), np.uint8, "workspace")
+        self._error = None
+        values = [ctypes.c_uint64(a) if isinstance(a, int) else ctypes.byref(a) for a in arguments]
         code = getattr(self.library, name)(*values, ctypes.c_uint64(workspace.ptr))
         if self._error:
             raise self._error
