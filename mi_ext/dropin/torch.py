@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..losses.base import unit_vectors
 from ..scores import DotScores
+from ._base import in_peer_dtype, inverse
 from ._linear import check_classes, class_scores, mean, per_row, total
 
 
@@ -36,8 +37,9 @@ def linear_cross_entropy(
     "mean" divides by the sum of the weights of the classes that are not ignored, NaN if all are, and for probabilities
     by the number of rows. `options` is accepted and not needed: nothing N×C is kept, but for given probabilities.
 
-    Minimise; nats. Does not normalise; the target's class is in the denominator. The result has the dtype of input.
-    Errors are torch's: RuntimeError, ValueError, and IndexError for a class that does not exist.
+    Minimise; nats. Does not normalise; the target's class is in the denominator. The result has the dtype of input,
+    under autocast at least float32. Errors are torch's: RuntimeError, ValueError, and IndexError for a class that does
+    not exist.
     """
     _check(input, linear_weight, linear_bias, weight, reduction, label_smoothing)
     n_classes, *positions = linear_weight.shape[:-1]
@@ -64,13 +66,13 @@ def linear_cross_entropy(
         else:
             rows = functools.partial(_rows, w=w, b=b, v=v, smoothing=label_smoothing)
             losses.append(per_row(x, t.squeeze(1), ignore_index, rows))
-    dtype = torch.promote_types(input.dtype, target.dtype) if soft else input.dtype
+    inputs = (input, target) if soft else (input,)
     if reduction == "none":
-        return torch.stack(losses, 1).reshape((*input.shape[:-1], *positions)).to(dtype)
+        return in_peer_dtype(torch.stack(losses, 1).reshape((*input.shape[:-1], *positions)), *inputs)
     loss = torch.stack(losses).sum()
     if reduction == "mean":
         loss = mean(loss, v.new_tensor(len(x) * several) if soft else _mass(target, v, ignore_index))
-    return loss.to(dtype)
+    return in_peer_dtype(loss, *inputs)
 
 
 def info_nce_loss(
@@ -86,19 +88,20 @@ def info_nce_loss(
     negatives (K = N); with negative_keys [M, D] those alone, for every query (K = M + 1).
 
     Minimise; nats. Normalises all three. The positive is in the denominator. reduction "none" [N], "mean" or "sum"; the
-    result has the dtype of query. ValueError on shapes that do not fit. As proposed in torch's pull request 195380.
+    result has the dtype of query, under autocast at least float32. ValueError on shapes that do not fit. As proposed in
+    torch's pull request 195380.
     """
     for name, t in (("query", query), ("positive_key", positive_key), ("negative_keys", negative_keys)):
         if t is not None and t.dim() != 2:
             raise ValueError(f"{name}: expected two dimensions, got shape {tuple(t.shape)}")
     if query.shape != positive_key.shape:
         raise ValueError(f"positive_key: expected the shape of query, {tuple(query.shape)}, got {positive_key.shape}")
+    query, positive_key, scale = unit_vectors(query), unit_vectors(positive_key), inverse(temperature)
     if negative_keys is None:
-        scores = DotScores(unit_vectors(query), unit_vectors(positive_key), 1 / temperature)
+        scores = DotScores(query, positive_key, scale)
     else:
-        positive = unit_vectors(positive_key)
-        scores = DotScores(unit_vectors(query), unit_vectors(negative_keys), 1 / temperature, positive=positive)
-    return scores.cross_entropy(reduction=reduction).to(query.dtype)
+        scores = DotScores(query, unit_vectors(negative_keys), scale, positive=positive_key)
+    return in_peer_dtype(scores.cross_entropy(reduction=reduction), query)
 
 
 class InfoNCELoss(nn.Module):

@@ -82,6 +82,16 @@ def test_dtype_is_the_input_s(dtype):
 
 
 @torch_has_it
+def test_autocast_returns_float32():
+    inputs = {k: t for k, t in problem(dtype=torch.bfloat16).items() if k != "weight"}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x, w, target, b = inputs.values()
+        for function in (linear_cross_entropy, F.linear_cross_entropy):
+            assert function(x, w, target, linear_bias=b).dtype == torch.float32
+        assert info_nce_loss(x, x.flip(0)).dtype == torch.float32
+
+
+@torch_has_it
 def test_errors():
     good = {k: t for k, t in problem().items() if k != "weight"}
     sides = good["input"], good["linear_weight"], good["target"]
