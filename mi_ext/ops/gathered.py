@@ -2,7 +2,8 @@
 
 y_ik = y[index_ik] with `index` int64 [n, m] into a bank y [V, d], or, where `index` is None, the negatives themselves,
 y [n, m, d]. No array of n·m·d elements is made, and none of n·m unless the bank asks for a gradient: then queries are
-sorted by bank row, in blocks of about max(2^20, V) pairs. Positives p [n] (float64) come from outside.
+sorted by bank row, in blocks of about max(2^20, V) pairs. On a CPU a bank of more than 8 MB is read block by block, for
+at most 2^20 pairs at once, sorted in 2 bytes each. Positives p [n] (float64) come from outside.
 """
 
 import torch
