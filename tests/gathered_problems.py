@@ -21,6 +21,8 @@ SHAPES = [
     (40, 100, 100, 90),
     (2, 31, 257, 7),
 ]
+# Banks of more than 8 MB, by bytes of an element: what lies in a block of 256 KB is read by one query after another.
+IN_BLOCKS = {8: (4, 2200, 512, 2100), 4: (4, 2200, 512, 4200), 2: (8, 2200, 512, 8400)}
 KINDS = ["bank", "skewed bank", "negatives", "shared negatives"]
 ALL = frozenset({"x", "y", "scale", "bias", "positive"})
 

@@ -1,10 +1,11 @@
 // The walk over each query's own negatives: y_ik is read once, for its score and, weighted at once, for the gradient of
-// the query. Nothing of size m is kept.
+// the query. Nothing of size m is kept, but for the places of at most 2^20 negatives where they are read block by
+// block.
 #pragma once
 #include <memory>
 
-#include "gradient-inl.h"
-#include "rows-inl.h"
+#include "gathered-blocks-inl.h"
+#include "gathered-weights-inl.h"
 
 namespace mi {
 namespace MI_ISA {
@@ -22,95 +23,6 @@ MI_INLINE NegativesOfQuery negatives_of(const GatheredProblem& p, int64_t i) {
   return {{data, p.m(), p.candidates.pitch}, nullptr};
 }
 
-// sum_k w_ik y_ik of one query over a part of its negatives.
-template <class T>
-struct WeightedSum {
-  T *block = nullptr, *whole = nullptr;  // [width] the block in hand, the blocks before; null: not asked for
-  int64_t width = 0;
-
-  void clear() const {
-    if (whole) std::memset(block, 0, width * sizeof(T)), std::memset(whole, 0, width * sizeof(T));
-  }
-  void scale(T factor) const {
-    if (whole)
-      for (int64_t k = 0; k < width; k++) block[k] *= factor, whole[k] *= factor;
-  }
-  void fold() const {
-    if (whole)
-      for (int64_t k = 0; k < width; k++) whole[k] += block[k], block[k] = 0;
-  }
-};
-
-// w = 2^(s - r), with a reference r that follows the largest score only when it is left behind by 2^60.
-template <class T>
-struct LazyExponentials {
-  using Result = LogSumExp2;
-
-  WeightedSum<T> products;
-  T reference = kLowest<T>;
-  Vec<T> sum = {};
-  double total = 0;
-
-  void weigh(T* s) {
-    Vec<T> highest = load(s), block_sum = {};
-    for (int64_t r = kLanes<T>; r < kGroup; r += kLanes<T>) highest = max<T>(load(s + r), highest);
-    if (__builtin_expect(any_greater<T>(highest, broadcast(reference + kLazyRange<T>)), 0)) raise(s);
-    for (int64_t r = 0; r < kGroup; r += kLanes<T>) {
-      const Vec<T> e = exp2<T>(load(s + r) - reference);
-      store(s + r, e);
-      block_sum += e;
-    }
-    sum += block_sum;
-  }
-  void fold() {
-    total += horizontal_sum<T>(sum);
-    sum = Vec<T>{};
-    products.fold();
-  }
-  Result result() const { return {static_cast<double>(reference), total}; }
-
- private:
-  __attribute__((noinline)) void raise(const T* s) {
-    T raised = reference;
-    for (int64_t r = 0; r < kGroup; r++)
-      if (s[r] > raised) raised = s[r];
-    if (raised > std::numeric_limits<T>::max()) raised = std::numeric_limits<T>::max();
-    const T factor = static_cast<T>(std::exp2(static_cast<double>(reference) - static_cast<double>(raised)));
-    reference = raised, sum *= factor, total *= factor;
-    products.scale(factor);
-  }
-};
-
-struct SoftplusSums {
-  double value = 0, weight = 0;  // sum of softplus(s) and of sigmoid(s)
-};
-
-// w = sigmoid(s).
-template <class T>
-struct Sigmoids {
-  using Result = SoftplusSums;
-
-  WeightedSum<T> products;
-  Vec<T> value = {}, weight = {};
-  SoftplusSums total = {};
-
-  void weigh(T* s) {
-    for (int64_t r = 0; r < kGroup; r += kLanes<T>) {
-      const Vec<T> score = load(s + r), zero = {};
-      const Logistic<T> of = logistic<T>(score, T(kLn2), exp2<T>(score > zero ? -score : score));
-      value += of.softplus;
-      weight += of.sigmoid;
-      store(s + r, of.sigmoid);
-    }
-  }
-  void fold() {
-    total.value += horizontal_sum<T>(value), total.weight += horizontal_sum<T>(weight);
-    value = weight = Vec<T>{};
-    products.fold();
-  }
-  Result result() const { return total; }
-};
-
 template <class T, class Weights>
 struct QueryWalk {
   using Result = typename Weights::Result;
@@ -122,14 +34,17 @@ struct QueryWalk {
   const GatheredProblem& p;
   bool with_products;
   double clip = 0;
-  // Work is shared out by queries and, where these are few, by parts of their negatives.
-  int parts = parts_of_query();
-  int slot_count = slots_for(p.threads, p.n() * parts);
+  // Work is shared out by queries and, where these are few, by parts of their negatives; or by blocks of the bank.
+  BankBlocks blocks{p};
+  int parts = blocks.pay() ? 1 : parts_of_query();
+  int slot_count = blocks.pay() ? p.threads : slots_for(p.threads, p.n() * parts);
   int64_t width = padded<T>(p.dim);
   std::unique_ptr<Slot[]> slots{new Slot[slot_count]};
-  Result* results = nullptr;     // [n][parts]
-  T* products = nullptr;         // [n][parts][width]
-  double* scale_part = nullptr;  // [n] this row's part of dL/dscale
+  Result* results = nullptr;      // [n][parts]
+  T* products = nullptr;          // [n][parts][width]
+  double* scale_part = nullptr;   // [n] this row's part of dL/dscale
+  Weights* block_sums = nullptr;  // [slots][queries of a group] a slot's blocks
+  T* block_products = nullptr;    // [slots][queries of a group][width]
 
   int parts_of_query() const {
     constexpr int kUnitsPerThread = 4;
@@ -142,6 +57,11 @@ struct QueryWalk {
     results = arena.take<Result>(p.n() * parts);
     scale_part = arena.take<double>(p.n());
     if (with_products) products = arena.take<T>(p.n() * parts * width);
+    if (blocks.pay()) {
+      blocks.place(arena);
+      block_sums = arena.take<Weights>(slot_count * blocks.queries);
+      if (with_products) block_products = arena.take<T>(slot_count * blocks.queries * width);
+    }
     for (int s = 0; s < slot_count; s++) {
       slots[s].negatives.place(p.dtype, p.dim, arena);
       slots[s].query.place(p.dtype, p.dim, arena);
@@ -160,28 +80,85 @@ struct QueryWalk {
   // start(i, sum): what weighs the negatives of query i, or of a part of them.
   template <class Start>
   void walk(Start&& start) {
+    for_slots(slot_count, [&](int s) { slots[s].negatives.clear(), slots[s].query.clear(); });
+    if (blocks.pay()) return walk_blocks(start);
     for_slots(slot_count, [&](int s) {
-      slots[s].negatives.clear(), slots[s].query.clear();
       const Range units = part_of(p.n() * parts, s, slot_count, 1);
       for (int64_t unit = units.first; unit < units.last; unit++) {
-        T* sum = with_products ? products + unit * width : nullptr;
-        walk_unit(slots[s], unit, start(unit / parts, WeightedSum<T>{slots[s].block, sum, width}));
+        const int64_t i = unit / parts;
+        const NegativesOfQuery negatives = negatives_of(p, i);
+        const Range part = part_of(p.m(), static_cast<int>(unit % parts), parts, kBlockOfNegatives);
+        Weights weights = cleared(start(i, sum_in(slots[s], products, unit)));
+        add(slots[s], i, negatives.rows, negatives.index, part, weights);
+        results[unit] = weights.result();
       }
     });
   }
 
-  void walk_unit(Slot& slot, int64_t unit, Weights weights) {
-    const int64_t i = unit / parts;
-    const Range part = part_of(p.m(), static_cast<int>(unit % parts), parts, kBlockOfNegatives);
-    const NegativesOfQuery negatives = negatives_of(p, i);
+  WeightedSum<T> sum_in(const Slot& slot, T* sums, int64_t at) const {
+    return {slot.block, with_products ? sums + at * width : nullptr, width};
+  }
+  static Weights cleared(Weights weights) {
+    weights.products.clear();
+    return weights;
+  }
+
+  template <class Start>
+  void walk_blocks(Start&& start) {
+    for (int64_t i = 0; i < p.n(); i += blocks.queries) {
+      const Range queries{i, smaller(i + blocks.queries, p.n())};
+      for_slots(slot_count, [&](int s) {
+        for (int64_t at = s * blocks.queries, q = 0; q < queries.size(); q++, at++)
+          new (block_sums + at) Weights(cleared(start(i + q, sum_in(slots[s], block_products, at))));
+      });
+      for (int64_t k = 0; k < p.m(); k += blocks.negatives)
+        add_by_block(queries, {k, smaller(k + blocks.negatives, p.m())});
+      for_slots(slot_count, [&](int s) {
+        const Range share = part_of(queries.size(), s, slot_count, 1);
+        for (int64_t q = share.first; q < share.last; q++) join(i + q, block_sums + q);
+      });
+    }
+  }
+
+  // Some negatives of some queries.
+  void add_by_block(Range queries, Range negatives) {
+    for_slots(slot_count, [&](int s) {
+      const Range share = part_of(queries.size(), s, slot_count, 1);
+      for (int64_t q = share.first; q < share.last; q++)
+        blocks.sort(q, p.index + (queries.first + q) * p.m() + negatives.first, negatives.size());
+    });
+    blocks.add_up(queries.size());
+    for_slots(slot_count, [&](int s) {
+      for (int64_t b = blocks.first_block(s, slot_count); b < blocks.first_block(s + 1, slot_count); b++)
+        for (int64_t q = 0; q < queries.size(); q++)
+          add(slots[s], queries.first + q, blocks.rows(b), blocks.row + q * blocks.negatives, blocks.range(q, b),
+              block_sums[s * blocks.queries + q]);
+    });
+  }
+
+  // The sums of query i from those of the slots, sums[slot * blocks.queries].
+  void join(int64_t i, const Weights* sums) {
+    Result whole = sums->result();
+    for (int s = 1; s < slot_count; s++) whole = merge(whole, sums[s * blocks.queries].result());
+    results[i] = whole;
+    for (int s = 0; with_products && s < slot_count; s++) {
+      const Weights& part = sums[s * blocks.queries];
+      const T factor = static_cast<T>(Weights::in_units_of(whole, part.result()));
+      T* const sum = products + i * width;
+      for (int64_t k = 0; k < width; k++) sum[k] = (s ? sum[k] : T(0)) + factor * part.products.whole[k];
+    }
+  }
+
+  // Adds the negatives of query i in rows index[first], ..., before index[last].
+  template <class Index>
+  void add(Slot& slot, int64_t i, const Features& rows, const Index* index, Range part, Weights& weights) const {
     const T* x = slot.query.read_one(p.queries, i);
     const GroupScores<T> scores_of = scores();
-    weights.products.clear();
     T s[kGroup];
     for (int64_t first = part.first; first < part.last; first += kBlockOfNegatives) {
       const int64_t last = smaller(first + kBlockOfNegatives, part.last);
       for (int64_t k = first; k < last; k += kGroup) {
-        const RowGroup<T>& group = slot.negatives.read(negatives.rows, negatives.index, k, part.last);
+        const RowGroup<T>& group = slot.negatives.read(rows, index, k, part.last);
         if (with_products) {
           scores_of.template of<kStep / 2>(x, group, width, s);
           weights.weigh(s);
@@ -193,7 +170,6 @@ struct QueryWalk {
       }
       weights.fold();
     }
-    results[unit] = weights.result();
   }
 
   // dx_i = sum over parts of factor(i, part) times its products, and <x_i, dx_i> / scale.

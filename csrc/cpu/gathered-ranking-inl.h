@@ -10,6 +10,7 @@ struct RankedSum {
   EntropySum2 sum;
   int64_t above = 0;  // negatives not below the positive
 };
+MI_INLINE RankedSum merge(const RankedSum& a, const RankedSum& b) { return {merge(a.sum, b.sum), a.above + b.above}; }
 
 // Scores of a block are kept until it is done.
 template <class T>
@@ -32,6 +33,7 @@ struct RankedBlocks {
     count = 0;
   }
   Result result() const { return total; }
+  static double in_units_of(const Result&, const Result&) { return 1; }
 };
 
 template <class T>
@@ -51,10 +53,7 @@ void gathered_ranking(const GatheredProblem& p, const Features& positives, const
   walk.walk([&](int64_t i, const WeightedSum<T>& products) { return RankedBlocks<T>{products, threshold[i]}; });
   for (int64_t i = 0; i < p.n(); i++) {
     RankedSum row;
-    for (int part = 0; part < walk.parts; part++) {
-      const RankedSum& result = walk.results[i * walk.parts + part];
-      row = {merge(row.sum, result.sum), row.above + result.above};
-    }
+    for (int part = 0; part < walk.parts; part++) row = merge(row, walk.results[i * walk.parts + part]);
     out.negative_lse[i] = log2_value(row.sum.weights) * kLn2;
     out.entropy[i] = row.sum.entropy() * kLn2;
     out.rank[i] = threshold[i] == threshold[i] ? row.above : p.m();

@@ -3,7 +3,8 @@
 y_ik = y[index_ik] with `index` int64 [n, m] into a bank y [V, d], or, where `index` is None, the negatives themselves,
 y [n, m, d]. No array of n·m·d elements is made, and none of n·m unless the bank asks for a gradient: then queries are
 sorted by bank row, in blocks of about max(2^20, V) pairs; on a GPU, where scores are kept for the gradient of the
-negatives, in blocks of about 2^22. Positives p [n] (float64) come from outside.
+negatives, in blocks of about 2^22. On a CPU a bank of more than 8 MB is read block by block, for at most 2^20 pairs at
+once, sorted in 2 bytes each. Positives p [n] (float64) come from outside.
 
 An index outside the bank is an error on the CPU. Nothing waits for a GPU to look at it: there its score is NaN, and so
 are the query's log-sum-exp and whatever needs it.
