@@ -30,6 +30,7 @@ bench: $(VENV)/built
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu*')
 
 $(VENV)/created: pyproject.toml

@@ -5,6 +5,7 @@ Keyword arguments of the scores pass through: labels and candidate_log_weight. `
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class Bilinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(dx, dy))
         nn.init.normal_(self.weight, std=1 / math.sqrt(dx * dy))
 
-    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> DotScores:
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options: Any) -> DotScores:
         return DotScores(x @ self.weight, y, target=target, **options)
 
 
@@ -33,7 +34,7 @@ class Separable(nn.Module):
         self.encode_x = encode_x
         self.encode_y = encode_y
 
-    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> DotScores:
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options: Any) -> DotScores:
         return DotScores(self.encode_x(x), self.encode_y(y), target=target, **options)
 
 
@@ -46,7 +47,7 @@ class Cosine(nn.Module):
             raise ValueError(f"temperature: expected a positive number, got {temperature}")
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
-    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> DotScores:
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options: Any) -> DotScores:
         scale = self.log_scale.exp()
         return DotScores(F.normalize(x, dim=1), F.normalize(y, dim=1), scale, target=target, **options)
 
@@ -68,7 +69,7 @@ class Joint(nn.Module):
         widths = [dx + dy] + [hidden] * layers + [1]
         self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
 
-    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> JointScores:
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options: Any) -> JointScores:
         return JointScores(x, y, self, target, **options)
 
 

@@ -1,5 +1,7 @@
 """Bounds on conditional mutual information I(x'; y | x''): each query has negatives of its own."""
 
+from typing import Any, overload
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,15 @@ def conditional_infonce(scores: Scores) -> Tensor:
     return infonce(scores)
 
 
-def variational_infonce(scores: Scores, kl: Tensor, return_terms: bool = False):
+@overload
+def variational_infonce(scores: Scores, kl: Tensor) -> Tensor: ...
+
+
+@overload
+def variational_infonce(scores: Scores, kl: Tensor, return_terms: bool = ...) -> Any: ...
+
+
+def variational_infonce(scores: Scores, kl: Tensor, return_terms: bool = False) -> Any:
     r"""`conditional_infonce` with negatives y_k ~ τ(y | x''_i) minus mean KL(p(y | x''_i) ‖ τ); [DEMI] eq. 7.
 
     kl: the divergence of each query, [n] or 0-dim, in nats, from the caller, who knows τ; differentiable. With

@@ -9,7 +9,9 @@ may exceed the truth.
 """
 
 from collections.abc import Sequence
+from typing import Any, overload
 
+import torch
 from torch import Tensor
 
 from .. import validation
@@ -37,13 +39,25 @@ def importance_infonce(s1: SharedColumnScores, s2: SharedColumnScores, detach_we
     return (mean_log_candidates(s1) - total / s1.n_queries).to(s1.dtype)
 
 
+@overload
+def decomposed_infonce(
+    s1: SharedColumnScores, s2: SharedColumnScores, lam: float, detach_weights: bool = ...
+) -> Tensor: ...
+
+
+@overload
+def decomposed_infonce(
+    s1: SharedColumnScores, s2: SharedColumnScores, lam: float, detach_weights: bool = ..., return_terms: bool = ...
+) -> Any: ...
+
+
 def decomposed_infonce(
     s1: SharedColumnScores,
     s2: SharedColumnScores,
     lam: float,
     detach_weights: bool = True,
     return_terms: bool = False,
-):
+) -> Any:
     r"""λ I_NCE(x'; y) + (1 − λ) (I_NCE(x''; y) + I_IS(x'; y | x'')); [DEMI] eqs. 5 and 10.
 
     I_IS is `importance_infonce`. The sum of the last two may exceed log K, up to 2 log K; the whole at most
@@ -63,7 +77,19 @@ def decomposed_infonce(
     return value, dict(zip(("first", "second", "conditional"), estimates, strict=True))
 
 
-def chained_infonce(scores: Sequence[SharedColumnScores], detach_weights: bool = True, return_terms: bool = False):
+@overload
+def chained_infonce(scores: Sequence[SharedColumnScores], detach_weights: bool = ...) -> Tensor: ...
+
+
+@overload
+def chained_infonce(
+    scores: Sequence[SharedColumnScores], detach_weights: bool = ..., return_terms: bool = ...
+) -> Any: ...
+
+
+def chained_infonce(
+    scores: Sequence[SharedColumnScores], detach_weights: bool = True, return_terms: bool = False
+) -> Any:
     r"""The chain rule over N sub-views, I_NCE(x¹; y) + Σ_{k=2}^N I_IS(x^k; y | x^{<k}); at most N log K; [DEMI] 5, 9.
 
         I(x¹, …, x^N; y) = I(x¹; y) + Σ_k I(x^k; y | x¹, …, x^{k−1})
@@ -81,5 +107,5 @@ def chained_infonce(scores: Sequence[SharedColumnScores], detach_weights: bool =
     for s in scores[1:]:
         terms.append(importance_infonce(s.double(), told, detach_weights))
         told = added(told, s)
-    value = sum(terms).to(scores[0].dtype)
+    value = torch.stack(terms).sum().to(scores[0].dtype)
     return (value, [t.detach().to(scores[0].dtype) for t in terms]) if return_terms else value

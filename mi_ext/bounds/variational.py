@@ -40,7 +40,7 @@ def donsker_varadhan(
         log_mean, p = _log_mean_exp(s)
     elif negatives == "all":
         mass = s.n_queries + s.negative_mass
-        log_mean = s.log_partition(reduction="lse") - (mass.log() if isinstance(mass, Tensor) else log_of(mass))
+        log_mean = s.log_partition(reduction="lse") - log_of(mass)
         p = mean(s.positive)
     else:
         index = target_of_another_query(s, generator)
@@ -108,17 +108,16 @@ def conditional_eta_dv(scores: Scores | Sequence[Scores], eta: Tensor) -> Tensor
         Σ_z (n_z/n) `eta_dv`(scores_z, η_z), z weighed by its share n_z/n of the queries.
     eta: differentiable. ValueError for another shape of eta, no queries, or a row (a source) without negatives.
     """
-    rowwise = isinstance(scores, Scores)
-    size = scores.n_queries if rowwise else len(scores)
+    size = scores.n_queries if isinstance(scores, Scores) else len(scores)
     if not isinstance(eta, Tensor) or eta.shape != (size,):
-        what = "query" if rowwise else "source"
+        what = "query" if isinstance(scores, Scores) else "source"
         raise ValueError(f"eta: expected η(z), one for each {what}, shape ({size},), got {validation.describe(eta)}")
-    if not rowwise:
+    if not isinstance(scores, Scores):
         n = sum(s.n_queries for s in scores)
         if n == 0:
             raise ValueError("scores: the mean over n = 0 queries is undefined; pass at least one query")
         parts = [s.n_queries / n * eta_dv(s.double(), e) for s, e in zip(scores, eta.double(), strict=True)]
-        return sum(parts).to(scores[0].dtype)
+        return torch.stack(parts).sum().to(scores[0].dtype)
     s, eta = scores.double(), eta.double()
     log_mass = s.log_row_mass.to(eta.device)
     if validation.readable(log_mass) and bool((log_mass == -math.inf).any()):
@@ -171,7 +170,7 @@ def interpolated(scores: Scores, alpha: float, log_baseline: Tensor) -> Tensor:
         others = baseline.index_put(own, baseline.new_zeros(()))
         return (n - 1) * (columns[own] - (leave_one_out[own] - baseline[own]).exp()).sum() - others.sum()
 
-    total = sum(recomputed(block, start, stop) for start, stop in column_blocks(n, n))
+    total = torch.stack([recomputed(block, start, stop) for start, stop in column_blocks(n, n)]).sum()
     return (1 + total / (n * (n - 1))).to(scores.dtype)
 
 

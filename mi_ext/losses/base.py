@@ -1,6 +1,8 @@
 """What the losses share."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,10 @@ from torch.nn import functional as F
 
 from .. import validation
 from ..scores import Scores
+
+Labels = tuple[Tensor, Tensor] | None  # of the queries [n], of the candidates [m]
+Stats = dict[str, Any]  # tensors, and ints where all rows agree
+LossOutput = Tensor | tuple[Tensor, Stats]
 
 
 class ContrastiveLoss(nn.Module):
@@ -31,7 +37,7 @@ class ContrastiveLoss(nn.Module):
         return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1).to(z.dtype)
 
 
-def stats_of(scores: Scores, estimate) -> dict:
+def stats_of(scores: Scores, estimate: Callable[[Scores], Tensor]) -> Stats:
     with torch.no_grad():
         ranking = scores.ranking()  # walks over the scores once; everything else reuses its statistics
         log_partition = scores.log_partition()
@@ -39,7 +45,7 @@ def stats_of(scores: Scores, estimate) -> dict:
         return stats if ranking is None else stats | ranking_stats(*ranking)
 
 
-def ranking_stats(rank: Tensor, entropy: Tensor) -> dict:
+def ranking_stats(rank: Tensor, entropy: Tensor) -> Stats:
     top1, top5 = ((rank < k).to(entropy.dtype).mean() for k in (1, 5))
     return {"top1": top1, "top5": top5, "rank": rank, "effective_negatives": entropy.exp()}
 
@@ -49,7 +55,7 @@ def same_shape(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
         raise ValueError(f"{name}: expected the shape of {other_name}, {tuple(other.shape)}, got {tuple(t.shape)}")
 
 
-def log_or_minus_infinity(value: int) -> float:
+def log_or_minus_infinity(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf
 
 

@@ -1,12 +1,15 @@
 """`JointScores`: a network on concatenated pairs, reduced tile by tile."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops, validation
+from ..log_domain import Weight
 from .exclusions import Exclusions
-from .source import SharedColumnScores
+from .source import SharedColumnScores, Statistics
 
 
 class JointScores(SharedColumnScores):
@@ -32,7 +35,7 @@ class JointScores(SharedColumnScores):
         critic: nn.Module,
         target: Tensor | None = None,
         *,
-        labels=None,
+        labels: tuple[Tensor, Tensor] | None = None,
         candidate_log_weight: Tensor | None = None,
     ):
         validation.no_compiled_vmap()
@@ -79,24 +82,27 @@ class JointScores(SharedColumnScores):
     def _positive(self) -> Tensor:
         if self._has_statistics():
             return self._statistics()[0]
-        return self._keep("positive", lambda: self._row_scores(self.target))
+        target = self.target
+        assert target is not None  # a joint critic has its positives among the candidates
+        return self._keep("positive", lambda: self._row_scores(target))
 
-    def _compute_statistics(self, columns: bool):
-        results = ops.joint_statistics(self.a, self.b, self.network, self.exclusions.tensors, columns)
-        return tuple(None if t is None else t + self.bias for t in results)
+    def _compute_statistics(self, columns: bool) -> Statistics:
+        tensors = self.exclusions.tensors
+        positive, lse, column_lse = ops.joint_statistics(self.a, self.b, self.network, tensors, columns)
+        return positive + self.bias, lse + self.bias, None if column_lse is None else column_lse + self.bias
 
-    def _cross_entropy_sum(self, a, b) -> Tensor:
+    def _cross_entropy_sum(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
             return super()._cross_entropy_sum(a, b)
         total = ops.joint_cross_entropy_sum(self.a, self.b, self.network, self.exclusions.tensors, a, b)
         return total + 0 * self.bias  # which cancels: its gradient is 0, and not missing
 
-    def _global_log_partition(self, a, b) -> Tensor:
+    def _global_log_partition(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
             return super()._global_log_partition(a, b)
         return ops.joint_log_partition(self.a, self.b, self.network, self.exclusions.tensors, a, b) + self.bias
 
-    def _fuses(self, a, b) -> bool:
+    def _fuses(self, a: Weight, b: Weight) -> bool:
         """One operator gives value and gradient: for constant log-weights, unless the statistics are already there."""
         return not (isinstance(a, Tensor) or isinstance(b, Tensor) or self._has_statistics())
 
