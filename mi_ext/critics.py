@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from .scores import DotScores, JointScores
 
+__all__ = ["Bilinear", "Cosine", "Joint", "Separable", "mlp"]
+
 
 class Bilinear(nn.Module):
     """f(x, y) = xᵀ W y, W [dx, dy]: `DotScores` of x W and y. Bilinear critic of [MIM]."""

@@ -32,7 +32,7 @@ def importance_infonce(s1: SharedColumnScores, s2: SharedColumnScores, detach_we
     Candidate log-weights v enter each LSE once, and Σ e^{v_k} replaces K − 1: the weights are softmax(s'' + v). Two
     `DotScores` on one y tensor take one walk for everything; on two different tensors, embeddings of the same
     candidates by two critics, three walks. TypeError unless both are `DotScores` or both `DenseScores`; ValueError
-    where pairs, positives or exclusions differ, and for n = 0 queries.
+    where pairs, positives or exclusions differ, and for n = 0 queries. Nats, to maximise.
     """
     with_queries(s1, "importance_infonce")
     total, _ = importance_cross_entropy_sum(s1, s2, (0.0, 0.0, 1.0), detach_weights)
@@ -63,7 +63,7 @@ def decomposed_infonce(
     I_IS is `importance_infonce`. The sum of the last two may exceed log K, up to 2 log K; the whole at most
     (2 − λ) log K. s1, s2, detach_weights and errors as `importance_infonce`; ValueError unless 0 ≤ lam ≤ 1.
     All three partitions come from one walk. return_terms=True returns (value, {"first": I_NCE(x'; y),
-    "second": I_NCE(x''; y), "conditional": I_IS(x'; y | x'')}), the terms detached.
+    "second": I_NCE(x''; y), "conditional": I_IS(x'; y | x'')}), the terms detached. Nats, to maximise.
     """
     if isinstance(lam, Tensor) or not 0 <= lam <= 1:
         raise ValueError(f"lam: expected a number in [0, 1], got {validation.describe(lam)}")
@@ -99,7 +99,7 @@ def chained_infonce(
     x^{<k}) at best, so that the weights of term k are softmax(s¹ + … + s^{k−1}). N = 1 is `infonce`; N = 2 is
     `decomposed_infonce(scores[1], scores[0], 0)`. Every term takes one walk for `DotScores` on one y tensor.
     return_terms=True returns (value, list of the N terms, detached). Errors as `importance_infonce`; ValueError for an
-    empty sequence.
+    empty sequence. Nats, to maximise.
     """
     if len(scores) == 0:
         raise ValueError("scores: expected the scores of at least one sub-view, got an empty sequence")

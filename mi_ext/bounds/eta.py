@@ -63,7 +63,7 @@ def sobolev_penalty(critic: Callable[..., Tensor], *pairs: Tensor) -> Tensor:
     critic(*pairs) gives f, [n] or [n, 1], f_i of row i of each tensor of `pairs` [n, …] alone (a layer such as batch
     normalisation, which mixes rows, would give a wrong gradient); the norm is over all of them. Where gradients are
     recorded the result is differentiable again, in the critic's parameters and in `pairs`. ValueError for n = 0 or
-    another number of values.
+    another number of values. Nats, to subtract.
     """
     n = pairs[0].shape[0]
     if n == 0:
