@@ -32,6 +32,7 @@ bench: $(VENV)/built
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu*')
 
 # The pages of docs/ as a site in build/site; a warning is an error.

@@ -36,7 +36,7 @@ def read(path: Path, columns: str | None, default: str) -> np.ndarray:
                 raise ValueError(f"{path}: no array {name!r}; it has {', '.join(arrays)}")
             return arrays[name]
     if path.suffix == ".npy":
-        names, table = [], np.load(path, allow_pickle=False)
+        names, table = list[str](), np.load(path, allow_pickle=False)
     elif path.suffix == ".csv":
         names, table = _read_csv(path)
     else:

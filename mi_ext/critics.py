@@ -6,12 +6,15 @@ way of y), labels and candidate_log_weight. `Bilinear`, `Separable` and `Cosine`
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .scores import DotScores, JointScores
+
+__all__ = ["Bilinear", "Cosine", "Joint", "Separable", "mlp"]
 
 
 class Bilinear(nn.Module):
@@ -22,7 +25,7 @@ class Bilinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(dx, dy))
         nn.init.normal_(self.weight, std=1 / math.sqrt(dx * dy))
 
-    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> DotScores:
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options: Any) -> DotScores:
         return DotScores(x @ self.weight, y, target=target, **options)
 
 
@@ -34,7 +37,9 @@ class Separable(nn.Module):
         self.encode_x = encode_x
         self.encode_y = encode_y
 
-    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, *, positive=None, **options) -> DotScores:
+    def forward(
+        self, x: Tensor, y: Tensor, target: Tensor | None = None, *, positive: Tensor | None = None, **options: Any
+    ) -> DotScores:
         positive = None if positive is None else self.encode_y(positive)
         return DotScores(self.encode_x(x), self.encode_y(y), target=target, positive=positive, **options)
 
@@ -48,8 +53,11 @@ class Cosine(nn.Module):
             raise ValueError(f"temperature: expected a positive number, got {temperature}")
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
-    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, *, positive=None, **options) -> DotScores:
-        x, y, positive = (None if t is None else F.normalize(t, dim=1) for t in (x, y, positive))
+    def forward(
+        self, x: Tensor, y: Tensor, target: Tensor | None = None, *, positive: Tensor | None = None, **options: Any
+    ) -> DotScores:
+        positive = None if positive is None else F.normalize(positive, dim=1)
+        x, y = F.normalize(x, dim=1), F.normalize(y, dim=1)
         return DotScores(x, y, self.log_scale.exp(), target=target, positive=positive, **options)
 
 
@@ -70,7 +78,7 @@ class Joint(nn.Module):
         widths = [dx + dy] + [hidden] * layers + [1]
         self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
 
-    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options) -> JointScores:
+    def forward(self, x: Tensor, y: Tensor, target: Tensor | None = None, **options: Any) -> JointScores:
         return JointScores(x, y, self, target, **options)
 
 

@@ -4,7 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ GROUPS = 10
 NEAR_CAP = 0.8
 CANDIDATES, CANDIDATES_OF_JOINT = 8192, 2048
 CANDIDATES_WHILE_TRAINING = 512  # of a joint critic: a check on 1500 pairs costs a sixth of the steps before it
+_Pairs = tuple[Tensor, Tensor]
 
 
 class Estimate(NamedTuple):
@@ -92,7 +93,7 @@ class MutualInformationEstimator:
         self.candidates = candidates or (CANDIDATES_OF_JOINT if critic == "joint" else CANDIDATES)
         self._fitted: _Fitted | None = None
 
-    def fit(self, x, y) -> "MutualInformationEstimator":
+    def fit(self, x: Any, y: Any) -> "MutualInformationEstimator":
         x, y = _pairs(x, y)
         n_held = int(len(x) * self.holdout)
         if n_held < 4 * GROUPS or len(x) - n_held < 2:
@@ -102,7 +103,7 @@ class MutualInformationEstimator:
             torch.manual_seed(self.seed)
             order = torch.randperm(len(x)).to(x.device)
             test, validate, train = order.tensor_split([n_held // 2, n_held])
-            scalers = tuple(_Scaler(t[train], self.standardize) for t in (x, y))
+            scalers = _Scaler(x[train], self.standardize), _Scaler(y[train], self.standardize)
             x, y = (scale(t) for scale, t in zip(scalers, (x, y), strict=True))
             critic = self._build_critic(x.shape[1], y.shape[1]).to(x.device)
             best_step = self._train(critic, (x[train], y[train]), (x[validate], y[validate]))
@@ -114,7 +115,7 @@ class MutualInformationEstimator:
         """The training step whose critic is used: the best on the pairs held out for choosing."""
         return self._require_fit().best_step
 
-    def estimate(self, x=None, y=None) -> Estimate:
+    def estimate(self, x: Any = None, y: Any = None) -> Estimate:
         fitted = self._require_fit()
         if (x is None) != (y is None):
             raise ValueError("x, y: expected both, or neither for the pairs held out by fit; got one of them")
@@ -140,7 +141,7 @@ class MutualInformationEstimator:
             return critics.Joint(dx, dy, HIDDEN, layers=2)
         return critics.Separable(*(critics.mlp(width, HIDDEN, HIDDEN, EMBEDDING) for width in (dx, dy)))
 
-    def _train(self, critic: nn.Module, train, validate) -> int:
+    def _train(self, critic: nn.Module, train: _Pairs, validate: _Pairs) -> int:
         """Leaves the critic as it was at the returned step, the best on `validate`."""
         optimiser = torch.optim.Adam(critic.parameters(), self.lr)
         batches = _batches(len(train[0]), min(self.batch, len(train[0])), train[0].device)
@@ -229,7 +230,7 @@ class _Bar:
     def __enter__(self) -> "_Bar":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
@@ -249,7 +250,7 @@ def _batches(n: int, size: int, device: torch.device) -> Iterator[Tensor]:
         yield from order[: n // size * size].split(size)
 
 
-def _pairs(x, y) -> tuple[Tensor, Tensor]:
+def _pairs(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """float64 [n, dx] and [n, dy], on one device, finite."""
     x, y = _matrix("x", x), _matrix("y", y)
     if len(x) != len(y):
@@ -258,7 +259,7 @@ def _pairs(x, y) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _matrix(name: str, values) -> Tensor:
+def _matrix(name: str, values: Any) -> Tensor:
     try:
         t = torch.as_tensor(values).detach()
     except (TypeError, ValueError, RuntimeError):

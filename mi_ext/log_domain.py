@@ -9,9 +9,13 @@ import math
 import torch
 from torch import Tensor
 
+Weight = float | Tensor  # a constant, or a tensor that may ask for a gradient
 
-def log_of(value: float) -> float | Tensor:
-    """log of a number ≥ 0; a tensor where torch traces a graph that is to serve every value, such as a size."""
+
+def log_of(value: Weight) -> Weight:
+    """log of a value ≥ 0; a tensor where torch traces a graph that is to serve every number, such as a size."""
+    if isinstance(value, Tensor):
+        return value.log()
     if torch.compiler.is_compiling():
         return torch.scalar_tensor(value, dtype=torch.float64).log()
     return math.log(value) if value > 0 else -math.inf
@@ -39,13 +43,13 @@ def softplus(z: Tensor) -> Tensor:
     return torch.logaddexp(z.new_zeros(()), z)
 
 
-def row_log_partition(positive: Tensor, negative_lse: Tensor, a, b) -> Tensor:
+def row_log_partition(positive: Tensor, negative_lse: Tensor, a: Weight, b: Weight) -> Tensor:
     """R_i(a, b) = log(e^{p_i + a} + e^{negative_lse_i + b}); floats or tensors, a = −inf leaves the positive out."""
     negatives = b + negative_lse
     return negatives if _is_minus_infinity(a) else log_add_exp(positive + a, negatives)
 
 
-def row_cross_entropy(positive: Tensor, negative_lse: Tensor, a, b) -> Tensor:
+def row_cross_entropy(positive: Tensor, negative_lse: Tensor, a: Weight, b: Weight) -> Tensor:
     """R_i(a, b) − p_i = log(e^a + e^{b + negative_lse_i − p_i}), exact down to the smallest loss."""
     excess = constant_at_minus_infinity(b + negative_lse - positive)
     if _is_minus_infinity(a):
@@ -58,5 +62,5 @@ def log_weighted_mean(joint_lse: Tensor, weight_lse: Tensor) -> Tensor:
     return torch.where(weight_lse == -math.inf, -math.inf, joint_lse - constant_at_minus_infinity(weight_lse))
 
 
-def _is_minus_infinity(a) -> bool:
+def _is_minus_infinity(a: Weight) -> bool:
     return isinstance(a, float) and a == -math.inf

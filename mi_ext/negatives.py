@@ -14,6 +14,8 @@ from . import reference, validation
 from .log_domain import log_sum_exp
 from .scores import SharedColumnScores, column_blocks
 
+__all__ = ["MemoryBank", "Queue", "resample"]
+
 
 class Queue(nn.Module):
     """First in, first out: the last `size` keys, as negatives of MoCo.

@@ -31,7 +31,7 @@ def log_negative_mass(scores: Scores) -> float | Tensor:
     """log N⁻, where N⁻ > 0."""
     mass, log_mass = scores.negative_mass, scores.log_negative_mass
     if isinstance(mass, Tensor):
-        is_empty = validation.readable(log_mass) and bool(log_mass == -torch.inf)
+        is_empty = isinstance(log_mass, Tensor) and validation.readable(log_mass) and bool(log_mass == -torch.inf)
     else:
         is_empty = mass == 0
     if is_empty:

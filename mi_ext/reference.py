@@ -43,7 +43,7 @@ def negative_mask(n: int, m: int, exclusions: Exclusion, device: torch.device) -
 
 def weighted_negatives(scores: Tensor, exclusions: Exclusion) -> Tensor:
     """[n, m]: s_ij + v_j on negatives, −inf elsewhere. Scaling precedes the mask, so no 0 · inf reaches the scale."""
-    keep = negative_mask(*scores.shape, exclusions, scores.device)
+    keep = negative_mask(scores.shape[0], scores.shape[1], exclusions, scores.device)
     log_weight = exclusions[3]
     weighted = scores if log_weight is None else scores + log_weight.to(scores.dtype)
     return torch.where(keep, weighted, -math.inf)
@@ -66,7 +66,7 @@ def statistics(scores: Tensor, exclusions: Exclusion, columns: bool = False):
 
 def softplus_sum(scores: Tensor, exclusions: Exclusion) -> Tensor:
     """Σ over negatives of e^{v_j} softplus(s_ij)."""
-    keep = negative_mask(*scores.shape, exclusions, scores.device)
+    keep = negative_mask(scores.shape[0], scores.shape[1], exclusions, scores.device)
     terms = softplus(torch.where(keep, scores, -math.inf))
     if exclusions[3] is not None:
         terms = exclusions[3].to(scores.dtype).exp() * terms
@@ -158,7 +158,7 @@ def joint_matrix(a: Tensor, b: Tensor, network: Network) -> Tensor:
     """
     inner_weight, inner_bias, last_weight = network
     hidden = (a[:, None, :] + b).relu()
-    if inner_weight is not None:
+    if inner_weight is not None and inner_bias is not None:
         hidden = (hidden @ inner_weight.T + inner_bias).relu()
     return hidden @ last_weight
 
@@ -224,8 +224,11 @@ def importance_cross_entropy_sum(
 def ranking(scores: Tensor, exclusions: Exclusion, external: Tensor | None = None):
     """(positive [n] or None, negative_lse, entropy, rank int64) of a given score matrix; external [n]: positives."""
     positive, lse, _ = statistics(scores, exclusions)
-    unweighted = torch.where(negative_mask(*scores.shape, exclusions, scores.device), scores, -math.inf)
-    threshold = (external if positive is None else positive).clamp_min(torch.finfo(scores.dtype).min)
+    keep = negative_mask(scores.shape[0], scores.shape[1], exclusions, scores.device)
+    unweighted = torch.where(keep, scores, -math.inf)
+    given = external if positive is None else positive
+    assert given is not None  # a target or an external positive
+    threshold = given.clamp_min(torch.finfo(scores.dtype).min)
     rank = (~(unweighted < threshold[:, None])).sum(1)
     negatives = weighted_negatives(scores, exclusions)
     log_weights = torch.where(negatives == -math.inf, 0.0, negatives - lse[:, None])

@@ -63,13 +63,13 @@ def vectors(name: str, t: Tensor, dim: int) -> None:
         raise ValueError(f"{name}: expected vectors of width {dim}, got shape {tuple(t.shape)}")
 
 
-def describe(value) -> str:
+def describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of dtype {value.dtype} and shape {tuple(value.shape)}"
     return f"{type(value).__name__} {value!r}"
 
 
-def distinct(t: Tensor, other: Tensor) -> Tensor:
+def distinct(t: Tensor, other: Tensor | None) -> Tensor:
     """t, or a view of it where both are one tensor: torch.compile traces no function of the same tensor twice."""
     return t.view_as(t) if t is other else t
 
@@ -138,7 +138,7 @@ def own_negatives(x: Tensor, bank: Tensor | None, index: Tensor | None, negative
     if (bank is None) == (negatives is None) or (bank is None) != (index is None):
         given = [name for name, t in (("bank", bank), ("index", index), ("negatives", negatives)) if t is not None]
         raise ValueError(f"bank, index, negatives: expected bank and index, or negatives alone, got {given or 'none'}")
-    if negatives is None:
+    if bank is not None and index is not None:
         floating_matrix("bank", bank, "[V, d]")
         same_width("bank", bank, x)
         row_index("index", index, x.shape[0], bank.shape[0], x.device)
@@ -167,7 +167,7 @@ def row_index(name: str, index: Tensor, n: int, rows: int, device: torch.device)
         raise ValueError(f"{name}: expected rows of the bank in [0, {rows}), got {index[i, k]} at [{i}, {k}]")
 
 
-def label_pair(labels, n: int, m: int, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def label_pair(labels: object, n: int, m: int, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """(labels of the queries [n], labels of the candidates [m]) as int64."""
     if labels is None:
         return None, None
@@ -194,7 +194,7 @@ def log_weight_per_candidate(log_weight: Tensor | None, m: int, x: Tensor) -> No
     same_device("candidate_log_weight", log_weight, x.device)
 
 
-def scalar(name: str, value, *, non_zero: bool = False) -> None:
+def scalar(name: str, value: object, *, non_zero: bool = False) -> None:
     """A finite float or 0-dim tensor; one on a GPU is taken as it is, and NaN makes NaN."""
     if isinstance(value, Tensor):
         if value.dim() != 0:
@@ -211,7 +211,7 @@ def scalar(name: str, value, *, non_zero: bool = False) -> None:
         raise ValueError(f"{name}: expected {expected}, got {value}")
 
 
-def log_weight(name: str, value, n: int):
+def log_weight(name: str, value: object, n: int) -> float | Tensor:
     """A float below +inf (−inf removes the term), or a tensor () or [n]; returned as a float or a float64 tensor."""
     if isinstance(value, Tensor):
         if value.shape not in ((), (n,)):
@@ -224,13 +224,13 @@ def log_weight(name: str, value, n: int):
     return float(value)
 
 
-def positive_int(name: str, value) -> None:
+def positive_int(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected an int, got {describe(value)}")
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}")
 
 
-def one_of(name: str, value, allowed: tuple[str, ...]) -> None:
+def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")

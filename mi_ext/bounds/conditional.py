@@ -1,5 +1,7 @@
 """Bounds on conditional mutual information I(x'; y | x''): each query has negatives of its own."""
 
+from typing import Any, overload
+
 import torch
 from torch import Tensor
 
@@ -14,16 +16,24 @@ def conditional_infonce(scores: Scores) -> Tensor:
 
     A bound on I(x'; y | x'') if the negatives of query i are drawn given its x'': `GatheredScores`(x', negatives=
     [n, K−1, d] or a bank and an index, positive=y). The arithmetic is that of `infonce`, which it is if the negatives
-    are drawn from p(y).
+    are drawn from p(y). Nats, to maximise.
     """
     return infonce(scores)
 
 
-def variational_infonce(scores: Scores, kl: Tensor, return_terms: bool = False):
+@overload
+def variational_infonce(scores: Scores, kl: Tensor) -> Tensor: ...
+
+
+@overload
+def variational_infonce(scores: Scores, kl: Tensor, return_terms: bool = ...) -> Any: ...
+
+
+def variational_infonce(scores: Scores, kl: Tensor, return_terms: bool = False) -> Any:
     r"""`conditional_infonce` with negatives y_k ~ τ(y | x''_i) minus mean KL(p(y | x''_i) ‖ τ); [DEMI] eq. 7.
 
     kl: the divergence of each query, [n] or 0-dim, in nats, from the caller, who knows τ; differentiable. With
-    return_terms=True (value, {"conditional": the first term, "kl": the mean divergence}).
+    return_terms=True (value, {"conditional": the first term, "kl": the mean divergence}). Nats, to maximise.
     """
     if not isinstance(kl, Tensor) or kl.shape not in ((), (scores.n_queries,)):
         came = tuple(kl.shape) if isinstance(kl, Tensor) else repr(kl)
@@ -50,7 +60,7 @@ def sir_infonce(
     replacement, w_k = softmax_k s''_k over its negatives, the positive left out (`negatives.resample`): for m → ∞ draws
     from p(y | x''). The bound is then taken on s'_ik = scale · <x1_i, y_ik> + bias, x1 [n, d] the embeddings of x'.
     The positives are y[target] of scores2, or `positive` [n, d] where scores2 has its positives beside the bank. No
-    gradient reaches scores2; x1, y, positive, scale and bias get theirs.
+    gradient reaches scores2; x1, y, positive, scale and bias get theirs. Nats, to maximise.
     """
     index = resample(scores2, num_samples, generator)
     if y.shape[:1] != (scores2.exclusions.m,):

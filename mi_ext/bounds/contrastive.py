@@ -15,7 +15,7 @@ def infonce(scores: Scores) -> Tensor:
     r"""InfoNCE: log K + mean(p − R(0, 0)) ≤ log K.
 
     $I_\mathrm{NCE} = \mathbb{E}\big[\log \frac{e^{p_i}}{\frac1K \sum_k e^{s_{ik}}}\big]$: [MLC] eq. 2, [MIM] eq. 3,
-    [DEMI] eq. 2. Rows with different numbers of candidates take mean log K_i.
+    [DEMI] eq. 2. Rows with different numbers of candidates take mean log K_i. Nats, to maximise.
     """
     cross_entropy = scores.double().cross_entropy()
     return (mean_log_candidates(scores) - cross_entropy).to(scores.dtype)
@@ -25,6 +25,7 @@ def alpha_cpc(scores: Scores, alpha: float) -> Tensor:
     r"""α-CPC: log K + mean(p − R(log α, log β)), β = (K − α)/(K − 1); at most log(K/α).
 
     [MLC] eq. 5. A lower bound on MI for α ≥ 1 only. ValueError unless 0 < α < K, and where K < 2 or rows differ in K.
+    Nats, to maximise.
     """
     s = scores.double()
     n_candidates = candidates(s, "alpha_cpc")
@@ -37,7 +38,7 @@ def ml_cpc(scores: Scores, alpha: float) -> Tensor:
 
     [MLC] eq. 7. One softmax over all nK scores: ∂/∂s = 1/n on positives minus that (weighted) softmax. A lower bound on
     MI if and only if α ∈ [`ml_cpc_min_alpha(n, K)`, 1], with a UserWarning outside. ValueError unless 0 < α < K, and
-    where K < 2 or rows differ in K.
+    where K < 2 or rows differ in K. Nats, to maximise.
     """
     s = scores.double()
     n, n_candidates = s.n_queries, candidates(s, "ml_cpc")

@@ -9,7 +9,9 @@ may exceed the truth.
 """
 
 from collections.abc import Sequence
+from typing import Any, overload
 
+import torch
 from torch import Tensor
 
 from .. import validation
@@ -30,11 +32,23 @@ def importance_infonce(s1: SharedColumnScores, s2: SharedColumnScores, detach_we
     Candidate log-weights v enter each LSE once, and Σ e^{v_k} replaces K − 1: the weights are softmax(s'' + v). Two
     `DotScores` on one y tensor take one walk for everything; on two different tensors, embeddings of the same
     candidates by two critics, three walks. TypeError unless both are `DotScores` or both `DenseScores`; ValueError
-    where pairs, positives or exclusions differ, and for n = 0 queries.
+    where pairs, positives or exclusions differ, and for n = 0 queries. Nats, to maximise.
     """
     with_queries(s1, "importance_infonce")
     total, _ = importance_cross_entropy_sum(s1, s2, (0.0, 0.0, 1.0), detach_weights)
     return (mean_log_candidates(s1) - total / s1.n_queries).to(s1.dtype)
+
+
+@overload
+def decomposed_infonce(
+    s1: SharedColumnScores, s2: SharedColumnScores, lam: float, detach_weights: bool = ...
+) -> Tensor: ...
+
+
+@overload
+def decomposed_infonce(
+    s1: SharedColumnScores, s2: SharedColumnScores, lam: float, detach_weights: bool = ..., return_terms: bool = ...
+) -> Any: ...
 
 
 def decomposed_infonce(
@@ -43,13 +57,13 @@ def decomposed_infonce(
     lam: float,
     detach_weights: bool = True,
     return_terms: bool = False,
-):
+) -> Any:
     r"""λ I_NCE(x'; y) + (1 − λ) (I_NCE(x''; y) + I_IS(x'; y | x'')); [DEMI] eqs. 5 and 10.
 
     I_IS is `importance_infonce`. The sum of the last two may exceed log K, up to 2 log K; the whole at most
     (2 − λ) log K. s1, s2, detach_weights and errors as `importance_infonce`; ValueError unless 0 ≤ lam ≤ 1.
     All three partitions come from one walk. return_terms=True returns (value, {"first": I_NCE(x'; y),
-    "second": I_NCE(x''; y), "conditional": I_IS(x'; y | x'')}), the terms detached.
+    "second": I_NCE(x''; y), "conditional": I_IS(x'; y | x'')}), the terms detached. Nats, to maximise.
     """
     if isinstance(lam, Tensor) or not 0 <= lam <= 1:
         raise ValueError(f"lam: expected a number in [0, 1], got {validation.describe(lam)}")
@@ -63,7 +77,19 @@ def decomposed_infonce(
     return value, dict(zip(("first", "second", "conditional"), estimates, strict=True))
 
 
-def chained_infonce(scores: Sequence[SharedColumnScores], detach_weights: bool = True, return_terms: bool = False):
+@overload
+def chained_infonce(scores: Sequence[SharedColumnScores], detach_weights: bool = ...) -> Tensor: ...
+
+
+@overload
+def chained_infonce(
+    scores: Sequence[SharedColumnScores], detach_weights: bool = ..., return_terms: bool = ...
+) -> Any: ...
+
+
+def chained_infonce(
+    scores: Sequence[SharedColumnScores], detach_weights: bool = True, return_terms: bool = False
+) -> Any:
     r"""The chain rule over N sub-views, I_NCE(x¹; y) + Σ_{k=2}^N I_IS(x^k; y | x^{<k}); at most N log K; [DEMI] 5, 9.
 
         I(x¹, …, x^N; y) = I(x¹; y) + Σ_k I(x^k; y | x¹, …, x^{k−1})
@@ -73,7 +99,7 @@ def chained_infonce(scores: Sequence[SharedColumnScores], detach_weights: bool =
     x^{<k}) at best, so that the weights of term k are softmax(s¹ + … + s^{k−1}). N = 1 is `infonce`; N = 2 is
     `decomposed_infonce(scores[1], scores[0], 0)`. Every term takes one walk for `DotScores` on one y tensor.
     return_terms=True returns (value, list of the N terms, detached). Errors as `importance_infonce`; ValueError for an
-    empty sequence.
+    empty sequence. Nats, to maximise.
     """
     if len(scores) == 0:
         raise ValueError("scores: expected the scores of at least one sub-view, got an empty sequence")
@@ -81,5 +107,5 @@ def chained_infonce(scores: Sequence[SharedColumnScores], detach_weights: bool =
     for s in scores[1:]:
         terms.append(importance_infonce(s.double(), told, detach_weights))
         told = added(told, s)
-    value = sum(terms).to(scores[0].dtype)
+    value = torch.stack(terms).sum().to(scores[0].dtype)
     return (value, [t.detach().to(scores[0].dtype) for t in terms]) if return_terms else value

@@ -39,31 +39,31 @@ def eta_dv_convex(
     """
     _check_features(phi_joint, phi_marginal, w)
     validation.scalar("eta", eta)
-    for name, value in {"ridge": ridge, "epsilon": epsilon, "fisher": fisher, "sobolev": sobolev}.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name}: expected a finite number ≥ 0, where the problem is concave, got {value}")
+    for name, factor in {"ridge": ridge, "epsilon": epsilon, "fisher": fisher, "sobolev": sobolev}.items():
+        if not 0 <= factor < math.inf:
+            raise ValueError(f"{name}: expected a finite number ≥ 0, where the problem is concave, got {factor}")
     weights = w.double()
     joint, marginal = phi_joint.double() @ weights, phi_marginal.double() @ weights
-    eta = torch.as_tensor(eta, dtype=torch.float64, device=w.device)
+    shift = torch.as_tensor(eta, dtype=torch.float64, device=w.device)
     log_mean = log_sum_exp(marginal) - log_of(marginal.shape[0])
-    value = joint.mean() - (log_mean - eta).exp() - eta + 1
-    omega = ridge / 2 * weights.square().sum() + epsilon * (-eta).exp()
+    value = joint.mean() - (log_mean - shift).exp() - shift + 1
+    omega: Tensor = ridge / 2 * weights.square().sum() + epsilon * (-shift).exp()
     if fisher > 0:
         omega = omega + fisher / 4 * (joint.square().mean() + marginal.square().mean())
     if sobolev > 0:
-        _check_gradient(phi_gradient, w)
+        phi_gradient = _checked_gradient(phi_gradient, w)
         omega = omega + sobolev / 2 * torch.einsum("ghp,h->gp", phi_gradient.double(), weights).square().sum(1).mean()
     wide = torch.promote_types(w.dtype, torch.float32)
     return (value - omega).to(torch.promote_types(phi_joint.dtype, wide))
 
 
-def sobolev_penalty(critic, *pairs: Tensor) -> Tensor:
+def sobolev_penalty(critic: Callable[..., Tensor], *pairs: Tensor) -> Tensor:
     r"""½ mean_i ‖∇f(z_i)‖², the Sobolev regulariser of any critic, to subtract from a bound; [ETA] eqs. 23, 24.
 
     critic(*pairs) gives f, [n] or [n, 1], f_i of row i of each tensor of `pairs` [n, …] alone (a layer such as batch
     normalisation, which mixes rows, would give a wrong gradient); the norm is over all of them. Where gradients are
     recorded the result is differentiable again, in the critic's parameters and in `pairs`. ValueError for n = 0 or
-    another number of values.
+    another number of values. Nats, to subtract.
     """
     n = pairs[0].shape[0]
     if n == 0:
@@ -76,7 +76,7 @@ def sobolev_penalty(critic, *pairs: Tensor) -> Tensor:
         return values.sum()
 
     gradients = _gradients(total, pairs)
-    return sum(g.square().sum() for g in gradients) / (2 * n)
+    return torch.stack([g.square().sum() for g in gradients]).sum() / (2 * n)
 
 
 def _gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Sequence[Tensor]:
@@ -102,7 +102,7 @@ def _check_features(phi_joint: Tensor, phi_marginal: Tensor, w: Tensor) -> None:
         raise ValueError(f"w: expected one weight a feature, shape ({h},), got {validation.describe(w)}")
 
 
-def _check_gradient(phi_gradient: Tensor | None, w: Tensor) -> None:
+def _checked_gradient(phi_gradient: Tensor | None, w: Tensor) -> Tensor:
     if not isinstance(phi_gradient, Tensor) or phi_gradient.dim() != 3 or phi_gradient.shape[1] != w.shape[0]:
         raise ValueError(
             f"phi_gradient: sobolev > 0 needs the gradients of the features, shape [g, {w.shape[0]}, p], got "
@@ -110,3 +110,4 @@ def _check_gradient(phi_gradient: Tensor | None, w: Tensor) -> None:
         )
     if phi_gradient.shape[0] == 0:
         raise ValueError("phi_gradient: the mean over 0 pairs is undefined; pass at least one pair")
+    return phi_gradient

@@ -13,13 +13,19 @@ from ..scores import Scores, column_blocks, recomputed
 
 
 def nwj(scores: Scores) -> Tensor:
-    r"""Nguyen–Wainwright–Jordan: mean p − exp(T(−∞, 0) − log N⁻ − 1) = mean p − e^{−1} mean_neg e^s; [MIM] eq. 4."""
+    r"""Nguyen–Wainwright–Jordan: mean p − exp(T(−∞, 0) − log N⁻ − 1) = mean p − e^{−1} mean_neg e^s; [MIM] eq. 4.
+
+    Nats, to maximise.
+    """
     log_mean, p = _log_mean_exp(scores)
     return (p - (log_mean - 1).exp()).to(scores.dtype)
 
 
 def f_mine(scores: Scores) -> Tensor:
-    """1 + mean p − exp(T(−∞, 0) − log N⁻): `nwj` with the critic shifted by 1; [ETA] eq. 3 and Table 1."""
+    """1 + mean p − exp(T(−∞, 0) − log N⁻): `nwj` with the critic shifted by 1; [ETA] eq. 3 and Table 1.
+
+    Nats, to maximise.
+    """
     return eta_dv(scores, 0.0)
 
 
@@ -33,6 +39,7 @@ def donsker_varadhan(
     "all": positives too, mean p − (T(0, 0) − log(nK)), or log(n + N⁻) where rows differ;
     "shuffled": n pairs (x_i, positive of another query), by a random derangement from `generator` ([ETA] Algorithm 1);
     a ValueError for n < 2, for positives outside shared columns, and with labels or log-weights, which it cannot obey.
+    Nats, to maximise.
     """
     validation.one_of("negatives", negatives, ("offdiagonal", "all", "shuffled"))
     s = scores.double()
@@ -40,7 +47,7 @@ def donsker_varadhan(
         log_mean, p = _log_mean_exp(s)
     elif negatives == "all":
         mass = s.n_queries + s.negative_mass
-        log_mean = s.log_partition(reduction="lse") - (mass.log() if isinstance(mass, Tensor) else log_of(mass))
+        log_mean = s.log_partition(reduction="lse") - log_of(mass)
         p = mean(s.positive)
     else:
         index = target_of_another_query(s, generator)
@@ -57,7 +64,7 @@ class DonskerVaradhanEMA(nn.Module):
         log_ema ← logaddexp(log momentum + log_ema, log(1 − momentum) + T(−∞, 0) − log N⁻)
 
     with the current batch included. `log_ema` is a 0-dim buffer, NaN before the first call, which sets it to the
-    batch's own value; eval() leaves it as it is. ValueError unless 0 ≤ momentum < 1.
+    batch's own value; eval() leaves it as it is. ValueError unless 0 ≤ momentum < 1. Nats, to maximise.
     """
 
     log_ema: Tensor
@@ -88,7 +95,7 @@ def eta_dv(scores: Scores, eta: float | Tensor) -> Tensor:
     r"""η-DV: mean p − exp(T(−∞, 0) − log N⁻ − η) − η + 1; [ETA] eqs. 8 and 19.
 
     eta: a float or a 0-dim tensor, which gets a gradient. The maximum over η, at η = log mean_neg e^s, is
-    `donsker_varadhan`; η = 0 is `f_mine`, and η = 1 is `nwj`.
+    `donsker_varadhan`; η = 0 is `f_mine`, and η = 1 is `nwj`. Nats, to maximise.
     """
     if isinstance(eta, Tensor) and eta.dim() != 0:
         raise ValueError(f"eta: expected a float or a 0-dim tensor, got {validation.describe(eta)}")
@@ -107,18 +114,18 @@ def conditional_eta_dv(scores: Scores | Sequence[Scores], eta: Tensor) -> Tensor
     scores: a sequence, one source for each value of z; eta [Z], one for each:
         Σ_z (n_z/n) `eta_dv`(scores_z, η_z), z weighed by its share n_z/n of the queries.
     eta: differentiable. ValueError for another shape of eta, no queries, or a row (a source) without negatives.
+    Nats, to maximise.
     """
-    rowwise = isinstance(scores, Scores)
-    size = scores.n_queries if rowwise else len(scores)
+    size = scores.n_queries if isinstance(scores, Scores) else len(scores)
     if not isinstance(eta, Tensor) or eta.shape != (size,):
-        what = "query" if rowwise else "source"
+        what = "query" if isinstance(scores, Scores) else "source"
         raise ValueError(f"eta: expected η(z), one for each {what}, shape ({size},), got {validation.describe(eta)}")
-    if not rowwise:
+    if not isinstance(scores, Scores):
         n = sum(s.n_queries for s in scores)
         if n == 0:
             raise ValueError("scores: the mean over n = 0 queries is undefined; pass at least one query")
         parts = [s.n_queries / n * eta_dv(s.double(), e) for s, e in zip(scores, eta.double(), strict=True)]
-        return sum(parts).to(scores[0].dtype)
+        return torch.stack(parts).sum().to(scores[0].dtype)
     s, eta = scores.double(), eta.double()
     log_mass = s.log_row_mass.to(eta.device)
     if validation.readable(log_mass) and bool((log_mass == -math.inf).any()):
@@ -131,7 +138,7 @@ def tuba(scores: Scores, log_baseline: Tensor) -> Tensor:
 
     log_baseline [m]: log a(y_j), differentiable. C_j is the log-sum-exp down column j over its N_j negatives; a column
     with none does not count; with log-weights N_j counts Σ e^{v_j}. [ETA] Table 1 and eq. 22 with η(y) = log a(y).
-    ValueError for sources without shared columns.
+    ValueError for sources without shared columns. Nats, to maximise.
     """
     s = scores.double()
     column_lse, log_mass, log_total = s.column_negative_lse, s.log_column_mass, log_negative_mass(s)
@@ -152,7 +159,7 @@ def interpolated(scores: Scores, alpha: float, log_baseline: Tensor) -> Tensor:
 
     The interpolated bound of [POOLE]. log_baseline [m] = log a(y_j), differentiable. Computed in blocks of columns,
     recomputed for the gradient: nothing n×m is kept. In-batch only: ValueError unless m = n ≥ 2, target = arange(n), no
-    labels, no log-weights, 0 ≤ α ≤ 1.
+    labels, no log-weights, 0 ≤ α ≤ 1. Nats, to maximise.
     """
     s = scores.double()
     n = in_batch_size(s)
@@ -171,7 +178,7 @@ def interpolated(scores: Scores, alpha: float, log_baseline: Tensor) -> Tensor:
         others = baseline.index_put(own, baseline.new_zeros(()))
         return (n - 1) * (columns[own] - (leave_one_out[own] - baseline[own]).exp()).sum() - others.sum()
 
-    total = sum(recomputed(block, start, stop) for start, stop in column_blocks(n, n))
+    total = torch.stack([recomputed(block, start, stop) for start, stop in column_blocks(n, n)]).sum()
     return (1 + total / (n * (n - 1))).to(scores.dtype)
 
 
@@ -179,6 +186,7 @@ def jensen_shannon(scores: Scores, offset: bool = False) -> Tensor:
     r"""mean −softplus(−p) − mean_neg softplus(s); [DIM] eq. 4, positives left out of the marginal ([DIM] A.2).
 
     It ranks like MI but is no estimate of it: with offset=True, + 2 log 2, it estimates 2·JSD(joint ‖ marginals).
+    Nats, to maximise.
     """
     s = scores.double()
     log_negative_mass(s)
@@ -191,6 +199,7 @@ def smile(scores: Scores, tau: float | None = None) -> Tensor:
     r"""SMILE: the value mean p − log mean_neg e^{clamp(s, −τ, τ)} with the gradient of `jensen_shannon`; [SMILE].
 
     tau > 0 bounds the variance of the value; None gives that of `donsker_varadhan`. Positives are never clipped.
+    Nats, to maximise.
     """
     if tau is not None and not tau > 0:
         raise ValueError(f"tau: expected a positive number, or None for no clipping, got {tau}")

@@ -80,6 +80,7 @@ class Hop:
     def __init__(self, ranks: Ranks, t: Tensor, rows: int, tag: int):
         self._sent = t.contiguous()  # alive until it has left
         self._received = t.new_empty(rows, *t.shape[1:])
+        assert ranks.group is not None  # there is another rank
         after, before = (dist.get_global_rank(ranks.group, (ranks.rank + step) % ranks.size) for step in (1, -1))
         send = dist.P2POp(dist.isend, self._sent, after, ranks.group, tag)
         receive = dist.P2POp(dist.irecv, self._received, before, ranks.group, tag)

@@ -2,6 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,7 @@ class PairLoss(nn.Module, ABC):
         return DotScores(x, y, 1 / self.temperature, labels=labels, **rest).double().negative_lse
 
     def _reduce(self, found, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        losses: Any
         losses, indices, kind = (0, None, "already_reduced") if found is None else found
         if found is not None:
             losses = losses.to(embeddings.dtype)

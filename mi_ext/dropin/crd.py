@@ -42,9 +42,9 @@ class CRDLoss(nn.Module):
         memory = self.contrast
         index = memory.rows(idx, contrast_idx)
         ways = (f_s, memory.memory_v2, 2, self.criterion_s), (f_t, memory.memory_v1, 3, self.criterion_t)
-        losses = [self._way(x, bank, index, slot, criterion.n_data) for x, bank, slot, criterion in ways]
+        student, teacher = (self._way(x, bank, index, slot, criterion.n_data) for x, bank, slot, criterion in ways)
         memory.update(f_s, f_t, idx)
-        return sum(losses).reshape(1).to(f_s.dtype)
+        return (student + teacher).reshape(1).to(f_s.dtype)
 
     def _way(self, x: Tensor, bank: Tensor, index: Tensor, slot: int, n_data: int) -> Tensor:
         positive, negatives, scale = bank[index[:, 0]], index[:, 1:], 1 / self.contrast.temperature

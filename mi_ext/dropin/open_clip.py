@@ -58,8 +58,10 @@ class ClipLoss(nn.Module):
         if not self.local_loss:
             return symmetric_cross_entropy(DotScores(all_images, all_texts, scale, bias))
         target = torch.arange(start, start + len(image), device=image.device)
-        directions = DotScores(image, all_texts, scale, bias, target), DotScores(text, all_images, scale, bias, target)
-        return sum(scores.cross_entropy() for scores in directions) / 2
+        by_image, by_text = (
+            DotScores(x, y, scale, bias, target).cross_entropy() for x, y in ((image, all_texts), (text, all_images))
+        )
+        return (by_image + by_text) / 2
 
     def _gather(self, features: Tensor) -> tuple[Tensor, int]:
         if self.gather_with_grad:

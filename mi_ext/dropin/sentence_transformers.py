@@ -86,8 +86,8 @@ class MultipleNegativesRankingLoss(nn.Module):
             raise ValueError(f"embeddings: expected queries and documents, got {len(embeddings)} column")
         own = torch.arange(len(embeddings[0]), device=embeddings[0].device)
         if self.gather_across_devices:
-            embeddings, starts = zip(*map(gather, embeddings), strict=True)
-            own = own + starts[0]
+            gathered = [gather(t) for t in embeddings]
+            embeddings, own = [t for t, _ in gathered], own + gathered[0][1]
         normalises = _product(self.similarity_fct)
         if normalises is None:
             positive, negatives = self._by_blocks(own, *embeddings)

@@ -1,11 +1,18 @@
 """What the losses share."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import validation
 from ..scores import Scores
+
+Labels = tuple[Tensor, Tensor] | None  # of the queries [n], of the candidates [m]
+Stats = dict[str, Any]  # tensors, and ints where all rows agree
+LossOutput = Tensor | tuple[Tensor, Stats]
 
 
 class ContrastiveLoss(nn.Module):
@@ -32,7 +39,7 @@ def unit_vectors(z: Tensor) -> Tensor:
     return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1).to(z.dtype)
 
 
-def stats_of(scores: Scores, estimate) -> dict:
+def stats_of(scores: Scores, estimate: Callable[[Scores], Tensor]) -> Stats:
     with torch.no_grad():
         ranking = scores.ranking()  # walks over the scores once; everything else reuses its statistics
         log_partition = scores.log_partition()
@@ -40,7 +47,7 @@ def stats_of(scores: Scores, estimate) -> dict:
         return stats if ranking is None else stats | ranking_stats(*ranking)
 
 
-def ranking_stats(rank: Tensor, entropy: Tensor, counts: Tensor | None = None) -> dict:
+def ranking_stats(rank: Tensor, entropy: Tensor, counts: Tensor | None = None) -> Stats:
     """counts: bool [n], the rows that top1 and top5 are shares of; all by default."""
     counts = torch.ones_like(rank, dtype=torch.bool) if counts is None else counts
     top1, top5 = (((rank < k) & counts).sum().to(entropy.dtype) / counts.sum() for k in (1, 5))

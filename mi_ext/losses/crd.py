@@ -10,7 +10,7 @@ from .. import bounds, validation
 from ..log_domain import log_of, softplus
 from ..negatives import MemoryBank
 from ..scores import GatheredScores
-from .base import ContrastiveLoss, same_shape, stats_of
+from .base import ContrastiveLoss, LossOutput, same_shape, stats_of
 
 
 class CRD(ContrastiveLoss):
@@ -77,7 +77,7 @@ class CRD(ContrastiveLoss):
         *,
         generator: torch.Generator | None = None,
         return_stats: bool = False,
-    ):
+    ) -> LossOutput:
         same_shape("teacher", teacher, "student", student)
         if self.training:
             validation.one_problem("student", student, "CRD has one memory of each network in train()")
@@ -98,17 +98,19 @@ class CRD(ContrastiveLoss):
         losses = [self._loss(x, bank.memory, index, negative_index, way) for way, (x, bank) in enumerate(ways)]
         scores = losses[0][1]
         loss = (losses[0][0] + losses[1][0]).to(scores.dtype)
-        stats = stats_of(scores, bounds.infonce) if return_stats else None
+        stats = stats_of(scores, bounds.infonce) if return_stats else {}
         if self.training:
             self.student_memory.update(index, student)
             self.teacher_memory.update(index, teacher)
         return (loss, stats) if return_stats else loss
 
-    def _loss(self, x: Tensor, bank: Tensor, index: Tensor, negative_index: Tensor, way: int):
+    def _loss(
+        self, x: Tensor, bank: Tensor, index: Tensor, negative_index: Tensor, way: int
+    ) -> tuple[Tensor, GatheredScores]:
         """(mean_i [softplus(c − p_i) + Σ_k softplus(s_ik − c)] and what epsilon takes from log σ(c − s); scores)."""
         positive = bank[index]
 
-        def scores_of(bias=None) -> GatheredScores:
+        def scores_of(bias: Tensor | None = None) -> GatheredScores:
             return GatheredScores(x, bank, negative_index, self.scale, bias, positive=positive)
 
         scores = scores_of()

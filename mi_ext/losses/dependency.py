@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from .. import validation
 from ..log_domain import log_of, log_sum_exp
-from .base import logits_of
+from .base import LossOutput, logits_of
 
 
 class NeuralDependency(nn.Module):
@@ -27,7 +27,7 @@ class NeuralDependency(nn.Module):
         super().__init__()
         self.discriminator = discriminator
 
-    def forward(self, z: Tensor, generator: torch.Generator | None = None, *, return_stats: bool = False):
+    def forward(self, z: Tensor, generator: torch.Generator | None = None, *, return_stats: bool = False) -> LossOutput:
         dtype, joint, log_mean = self._terms(z, generator)
         loss = ((log_mean - 1).exp() - joint).to(dtype)
         return (loss, {"dependency": (joint - log_mean).detach().to(dtype)}) if return_stats else loss

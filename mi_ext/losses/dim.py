@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .. import bounds, validation
 from ..log_domain import softplus
 from ..scores import LocalGlobalScores, Scores
-from .base import logits_of, stats_of
+from .base import LossOutput, logits_of, stats_of
 
 
 class DIM(nn.Module):
@@ -36,7 +36,7 @@ class DIM(nn.Module):
         self.estimator = estimator
         self.critic = critic
 
-    def forward(self, global_features: Tensor, local_features: Tensor, *, return_stats: bool = False):
+    def forward(self, global_features: Tensor, local_features: Tensor, *, return_stats: bool = False) -> LossOutput:
         scores = LocalGlobalScores(global_features, local_features, self.critic)
         if self.estimator == "infonce":
             loss = scores.cross_entropy()
@@ -70,7 +70,9 @@ class PriorMatching(nn.Module):
         self.discriminator = discriminator
         self.encoder = encoder
 
-    def discriminator_loss(self, z: Tensor, generator: torch.Generator | None = None, *, return_stats: bool = False):
+    def discriminator_loss(
+        self, z: Tensor, generator: torch.Generator | None = None, *, return_stats: bool = False
+    ) -> LossOutput:
         _check_codes(z)
         u = torch.empty_like(z).uniform_(generator=generator)
         real, coded = logits_of(self.discriminator, u), logits_of(self.discriminator, z.detach())
@@ -78,7 +80,7 @@ class PriorMatching(nn.Module):
         stats = {"discriminator": coded.detach().sigmoid().mean(), "prior": real.detach().sigmoid().mean()}
         return (loss, stats) if return_stats else loss
 
-    def encoder_loss(self, z: Tensor, *, return_stats: bool = False):
+    def encoder_loss(self, z: Tensor, *, return_stats: bool = False) -> LossOutput:
         _check_codes(z)
         logits = logits_of(self.discriminator, z)
         loss = -softplus(logits).mean() if self.encoder == "minimax" else softplus(-logits).mean()

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import bounds, validation
 from ..log_domain import softplus
 from ..scores import DotScores, Scores
-from .base import ContrastiveLoss, same_shape, stats_of
+from .base import ContrastiveLoss, Labels, LossOutput, same_shape, stats_of
 
 
 class InfoNCE(ContrastiveLoss):
@@ -22,7 +22,15 @@ class InfoNCE(ContrastiveLoss):
     def __init__(self, temperature: float | Tensor = 0.1, normalize: bool = True):
         super().__init__(temperature, normalize)
 
-    def forward(self, query: Tensor, candidates: Tensor, target=None, *, labels=None, return_stats: bool = False):
+    def forward(
+        self,
+        query: Tensor,
+        candidates: Tensor,
+        target: Tensor | None = None,
+        *,
+        labels: Labels = None,
+        return_stats: bool = False,
+    ) -> LossOutput:
         x, y = self.embed("query", query), self.embed("candidates", candidates)
         scores = DotScores(x, y, self.scale, target=target, labels=labels)
         loss = scores.cross_entropy()
@@ -39,7 +47,7 @@ class NTXent(ContrastiveLoss):
     def __init__(self, temperature: float | Tensor = 0.5, normalize: bool = True):
         super().__init__(temperature, normalize)
 
-    def forward(self, z0: Tensor, z1: Tensor, *, return_stats: bool = False):
+    def forward(self, z0: Tensor, z1: Tensor, *, return_stats: bool = False) -> LossOutput:
         scores = self._two_views(z0, z1)
         loss = self._loss(scores)
         return (loss, stats_of(scores, bounds.infonce)) if return_stats else loss
@@ -82,7 +90,7 @@ class CLIP(ContrastiveLoss):
     def __init__(self, temperature: float | Tensor = 0.07, normalize: bool = True):
         super().__init__(temperature, normalize)
 
-    def forward(self, image: Tensor, text: Tensor, *, labels=None, return_stats: bool = False):
+    def forward(self, image: Tensor, text: Tensor, *, labels: Labels = None, return_stats: bool = False) -> LossOutput:
         same_shape("text", text, "image", image)
         scores = DotScores(self.embed("image", image), self.embed("text", text), self.scale, labels=labels)
         loss = symmetric_cross_entropy(scores)
@@ -104,7 +112,7 @@ class SigLIP(ContrastiveLoss):
         validation.scalar("bias", bias)
         self.bias = bias
 
-    def forward(self, image: Tensor, text: Tensor, *, labels=None, return_stats: bool = False):
+    def forward(self, image: Tensor, text: Tensor, *, labels: Labels = None, return_stats: bool = False) -> LossOutput:
         same_shape("text", text, "image", image)
         scores = DotScores(self.embed("image", image), self.embed("text", text), self.scale, self.bias, labels=labels)
         if scores.n_queries == 0:

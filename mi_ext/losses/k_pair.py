@@ -4,7 +4,7 @@ from torch import Tensor
 
 from .. import bounds
 from ..scores import DotScores, GatheredScores
-from .base import ContrastiveLoss, same_shape, stats_of
+from .base import ContrastiveLoss, LossOutput, same_shape, stats_of
 
 
 class KPair(ContrastiveLoss):
@@ -16,10 +16,12 @@ class KPair(ContrastiveLoss):
     Objective, eq. 6 and 7.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(1.0, normalize=False)
 
-    def forward(self, query: Tensor, positive: Tensor, negatives: Tensor | None = None, *, return_stats: bool = False):
+    def forward(
+        self, query: Tensor, positive: Tensor, negatives: Tensor | None = None, *, return_stats: bool = False
+    ) -> LossOutput:
         x, y = self.embed("query", query), self.embed("positive", positive)
         same_shape("positive", y, "query", x)
         scores = DotScores(x, y) if negatives is None else GatheredScores(x, negatives=negatives, positive=y)

@@ -5,7 +5,7 @@ from torch import Tensor
 from .. import bounds, validation
 from ..log_domain import log_of
 from ..scores import DotScores
-from .base import ContrastiveLoss, same_shape, stats_of
+from .base import ContrastiveLoss, LossOutput, same_shape, stats_of
 
 
 class MoCo(ContrastiveLoss):
@@ -19,7 +19,7 @@ class MoCo(ContrastiveLoss):
     def __init__(self, temperature: float | Tensor = 0.07, normalize: bool = True):
         super().__init__(temperature, normalize)
 
-    def forward(self, query: Tensor, key: Tensor, queue: Tensor, *, return_stats: bool = False):
+    def forward(self, query: Tensor, key: Tensor, queue: Tensor, *, return_stats: bool = False) -> LossOutput:
         scores = self._beside_queue(query, key, queue)
         loss = scores.cross_entropy()
         return (loss, stats_of(scores, bounds.infonce)) if return_stats else loss
@@ -52,7 +52,9 @@ class MLCPC(MoCo):
         self.alpha = alpha
         self.grad_scale = grad_scale
 
-    def forward(self, query: Tensor, key: Tensor, queue: Tensor | None = None, *, return_stats: bool = False):
+    def forward(
+        self, query: Tensor, key: Tensor, queue: Tensor | None = None, *, return_stats: bool = False
+    ) -> LossOutput:
         if queue is None:
             same_shape("key", key, "query", query)
             scores = DotScores(self.embed("query", query), self.embed("key", key), self.scale)

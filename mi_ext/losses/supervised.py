@@ -6,7 +6,7 @@ from torch import Tensor
 from .. import validation
 from ..log_domain import log_of
 from ..scores import DotScores, column_blocks
-from .base import ContrastiveLoss, ranking_stats
+from .base import ContrastiveLoss, LossOutput, ranking_stats
 
 
 class SupCon(ContrastiveLoss):
@@ -24,7 +24,7 @@ class SupCon(ContrastiveLoss):
     def __init__(self, temperature: float | Tensor = 0.1, normalize: bool = True):
         super().__init__(temperature, normalize)
 
-    def forward(self, embeddings: Tensor, labels: Tensor, *, return_stats: bool = False):
+    def forward(self, embeddings: Tensor, labels: Tensor, *, return_stats: bool = False) -> LossOutput:
         x = self.embed("embeddings", embeddings)
         n = x.shape[0]
         validation.label_pair((labels, labels), n, n, x)

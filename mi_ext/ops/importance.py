@@ -47,7 +47,7 @@ def importance_cross_entropy_sum(
         return _ImportanceFused.apply(x1, x2, y, *scales, *sides, *constants)[:2]
     p1, p2, lse1, lse2, joint = importance_statistics(x1, x2, y, scale1, scale2, exclusions)
     p1, p2 = (external1, external2) if p1 is None else (p1, p2)
-    rows = (p1, lse1, 0.0), (p2, lse2, 0.0), (p1, log_weighted_mean(joint, lse2), log_mass)
+    rows: tuple = (p1, lse1, 0.0), (p2, lse2, 0.0), (p1, log_weighted_mean(joint, lse2), log_mass)
     terms = torch.stack([row_cross_entropy(p, lse, 0.0, mass).sum() for p, lse, mass in rows])
     return sum(w * t for w, t in zip(weights, terms, strict=True) if w != 0), terms
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import reference, validation
 from .exclusions import Exclusions
-from .source import SharedColumnScores
+from .source import Ranking, SharedColumnScores, Statistics
 
 
 class DenseScores(SharedColumnScores):
@@ -22,9 +22,9 @@ class DenseScores(SharedColumnScores):
         super().__init__(Exclusions(n, m, matrix.device, target), matrix.dtype)
         self.matrix = matrix.to(self.dtype)
 
-    def _compute_statistics(self, columns: bool):
-        results = reference.statistics(self.matrix, self.exclusions.tensors, columns)
-        return tuple(None if t is None else t.double() for t in results)
+    def _compute_statistics(self, columns: bool) -> Statistics:
+        positive, lse, column_lse = reference.statistics(self.matrix, self.exclusions.tensors, columns)
+        return positive.double(), lse.double(), None if column_lse is None else column_lse.double()
 
     def negative_softplus_sum(self) -> Tensor:
         return reference.softplus_sum(self.matrix.double(), self.exclusions.tensors).to(self.dtype)
@@ -35,7 +35,7 @@ class DenseScores(SharedColumnScores):
 
     def shuffled(self, index: Tensor) -> Tensor:
         self._check_index(index)
-        return reference.positives(self.matrix, index).to(self.dtype)
+        return self.matrix.gather(1, index[:, None]).squeeze(1).to(self.dtype)
 
     def plus(self, other: "DenseScores") -> "DenseScores":
         return DenseScores(self.matrix + other.matrix, self.target)
@@ -43,7 +43,7 @@ class DenseScores(SharedColumnScores):
     def detached(self) -> "DenseScores":
         return DenseScores(self.matrix.detach(), self.target)
 
-    def _compute_ranking(self):
+    def _compute_ranking(self) -> Ranking:
         with torch.no_grad():
             positive, lse, entropy, rank = reference.ranking(self.matrix, self.exclusions.tensors)
             return positive.double(), lse.double(), entropy.double(), rank

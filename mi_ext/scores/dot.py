@@ -1,12 +1,15 @@
 """`DotScores`: products of embeddings, reduced tile by tile."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import ops, reference, validation
+from ..log_domain import Weight
 from .blocks import column_blocks, recomputed
 from .exclusions import Exclusions
-from .source import SharedColumnScores
+from .source import Ranking, SharedColumnScores, Statistics
 
 
 class DotScores(SharedColumnScores):
@@ -26,7 +29,16 @@ class DotScores(SharedColumnScores):
     """
 
     def __init__(
-        self, x, y, scale=1.0, bias=None, target=None, *, positive=None, labels=None, candidate_log_weight=None
+        self,
+        x: Tensor,
+        y: Tensor,
+        scale: Weight = 1.0,
+        bias: Weight | None = None,
+        target: Tensor | None = None,
+        *,
+        positive: Tensor | None = None,
+        labels: tuple[Tensor, Tensor] | None = None,
+        candidate_log_weight: Tensor | None = None,
     ):
         validation.no_compiled_vmap()
         validation.floating_matrix("x", x)
@@ -43,12 +55,13 @@ class DotScores(SharedColumnScores):
             validation.external_positive(positive, target, x)
             dtype = torch.promote_types(dtype, positive.dtype)
         pair = validation.label_pair(labels, n, m, x)
-        x_label, y_label = (None if label is None else validation.distinct(label, target) for label in pair)
+        x_label, y_label = (None if t is None else validation.distinct(t, target) for t in pair)
         super().__init__(Exclusions(n, m, x.device, target, x_label, y_label, candidate_log_weight), dtype)
         self.x, self.y = x.to(dtype), validation.distinct(y, x).to(dtype)
         self.scale = scale if isinstance(scale, Tensor) else float(scale)
         self.bias = 0.0 if bias is None else bias.double() if isinstance(bias, Tensor) else float(bias)
-        self._given_candidates, self._given_positive = y, positive
+        self._given_candidates: Tensor = y
+        self._given_positive: Any = positive  # or None
 
     def negative_softplus_sum(self) -> Tensor:
         log_weight = self.exclusions.candidate_log_weight
@@ -85,7 +98,7 @@ class DotScores(SharedColumnScores):
         return self._on_same_pairs(torch.cat([x1, x2], 1), y, 1.0, bias, positive)
 
     def detached(self) -> "DotScores":
-        given = self.x, self._given_candidates, self.scale, self.bias, self._given_positive
+        given: tuple[Any, ...] = self.x, self._given_candidates, self.scale, self.bias, self._given_positive
         return self._on_same_pairs(*(t.detach() if isinstance(t, Tensor) else t for t in given))
 
     def fuses_with(self, other: "DotScores") -> bool:
@@ -94,7 +107,9 @@ class DotScores(SharedColumnScores):
         asked = ops.autograd.asks_for_gradient(log_weight)
         return self._given_candidates is other._given_candidates and not asked
 
-    def fused_importance(self, other: "DotScores", weights, detach_weights: bool):
+    def fused_importance(
+        self, other: "DotScores", weights: tuple[float, float, float], detach_weights: bool
+    ) -> tuple[Tensor, Tensor]:
         """`pairs.importance_cross_entropy_sum`; biases cancel in every term."""
         dtype = torch.promote_types(self.x.dtype, other.x.dtype)
         external = None if self.target is not None else (self._external_positive(), other._external_positive())
@@ -115,13 +130,13 @@ class DotScores(SharedColumnScores):
         same_candidates = self._given_candidates is other._given_candidates
         return same_candidates and self._given_positive is other._given_positive
 
-    def _on_same_pairs(self, x, y, scale, bias, positive) -> "DotScores":
+    def _on_same_pairs(self, x: Tensor, y: Tensor, scale: Weight, bias: Weight, positive: Tensor | None) -> "DotScores":
         e = self.exclusions
-        labels = None if e.x_label is None else (e.x_label, e.y_label)
-        rest = {"positive": positive, "labels": labels, "candidate_log_weight": e.candidate_log_weight}
-        return DotScores(x, y, scale, bias, e.target, **rest)
+        labels = None if e.x_label is None or e.y_label is None else (e.x_label, e.y_label)
+        v = e.candidate_log_weight
+        return DotScores(x, y, scale, bias, e.target, positive=positive, labels=labels, candidate_log_weight=v)
 
-    def _compute_ranking(self):
+    def _compute_ranking(self) -> Ranking | None:
         given = None if self._given_positive is None else self._given_positive.to(self.x.dtype)
         results = ops.dot_ranking(self.x, self.y, self.scale, self.exclusions.tensors, given)
         with torch.no_grad():
@@ -135,18 +150,20 @@ class DotScores(SharedColumnScores):
             return self._keep("positive", self._statistics)  # kept already, by a fused reduction
         return self._statistics()[0]
 
-    def _compute_statistics(self, columns: bool):
-        results = ops.dot_statistics(self.x, self.y, self.scale, self.exclusions.tensors, columns)
-        positive = results[0] if self._given_positive is None else self._external_positive()
-        return tuple(None if t is None else t.double() + self.bias for t in (positive, *results[1:]))
+    def _compute_statistics(self, columns: bool) -> Statistics:
+        positive, lse, column_lse = ops.dot_statistics(self.x, self.y, self.scale, self.exclusions.tensors, columns)
+        if self._given_positive is not None:
+            positive = self._external_positive()
+        column_lse = None if column_lse is None else column_lse + self.bias
+        return positive + self.bias, lse + self.bias, column_lse
 
-    def _cross_entropy_sum(self, a, b) -> Tensor:
+    def _cross_entropy_sum(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
             return super()._cross_entropy_sum(a, b)
         tensors, positive = self.exclusions.tensors, self._external_positive()
         return ops.dot_cross_entropy_sum(self.x, self.y, self.scale, tensors, positive, a, b)
 
-    def _global_log_partition(self, a, b) -> Tensor:
+    def _global_log_partition(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
             return super()._global_log_partition(a, b)
         tensors, external = self.exclusions.tensors, self._external_positive()
@@ -155,12 +172,12 @@ class DotScores(SharedColumnScores):
             self._keep("positive", lambda: positive.double() + self.bias)
         return value + self.bias
 
-    def _fuses(self, a, b) -> bool:
+    def _fuses(self, a: Weight, b: Weight) -> bool:
         """One pass gives value and gradient: for constant log-weights, unless the statistics are already there."""
         return not (isinstance(a, Tensor) or isinstance(b, Tensor) or self._has_statistics())
 
-    def _external_positive(self) -> Tensor | None:
-        """float64 [n]: scale · <x_i, positive_i>, without the bias."""
+    def _external_positive(self) -> Any:
+        """float64 [n]: scale · <x_i, positive_i>, without the bias; or None."""
         if self._given_positive is None:
             return None
         return self._keep("external positive", lambda: self._row_scores(self._given_positive))
@@ -174,7 +191,11 @@ class DotScores(SharedColumnScores):
 
         def block(start: int, stop: int) -> Tensor:
             labels = (None, None) if y_label is None else (x_label, y_label[start:stop])
-            here = (None if target is None else target - start, *labels, log_weight[start:stop])
+            here = (
+                None if target is None else target - start,
+                *labels,
+                None if log_weight is None else log_weight[start:stop],
+            )
             return reference.softplus_sum(self.column_block(start, stop).double(), here)
 
         blocks = column_blocks(self.x.shape[0], self.y.shape[0])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import validation
+from .. import reference, validation
 from ..log_domain import log_of, log_sum_exp
 
 
@@ -34,7 +34,7 @@ class Exclusions:
     candidate_log_weight: Tensor | None = None
 
     @property
-    def tensors(self):
+    def tensors(self) -> reference.Exclusion:
         """The tuple that `mi_ext.ops` and `mi_ext.reference` take."""
         return self.target, self.x_label, self.y_label, self.candidate_log_weight
 
@@ -50,10 +50,10 @@ class Exclusions:
             return all_but_positive
         kept = self._kept_columns()
         count = kept.sum().expand(self.n)
-        if self.x_label is not None:
+        if self.x_label is not None and self.y_label is not None:
             count = count - sum_over_equal(self.x_label, self.y_label, kept)
         if self.target is not None:
-            count = count - kept[self.target] * self._target_has_other_label()
+            count = count - kept[self.target] * self._has_other_label(self.target)
         if validation.readable(count) and bool((count == count[0]).all()):
             return int(count[0])
         return count
@@ -61,10 +61,10 @@ class Exclusions:
     def column_counts(self) -> Tensor:
         """float64 [m]: number of queries of which candidate j is a negative."""
         count = torch.full((self.m,), self.n, device=self.device)
-        if self.x_label is not None:
+        if self.x_label is not None and self.y_label is not None:
             count = count - sum_over_equal(self.y_label, self.x_label, torch.ones_like(self.x_label))
         if self.target is not None:
-            count = count - torch.zeros_like(count).index_add(0, self.target, self._target_has_other_label())
+            count = count - torch.zeros_like(count).index_add(0, self.target, self._has_other_label(self.target))
         return (count * self._kept_columns()).double()
 
     def log_column_mass(self) -> Tensor:
@@ -78,21 +78,23 @@ class Exclusions:
         """N⁻: the number of (query, negative) pairs, or Σ e^{v_j} over them."""
         if self.uniform:
             return 1.0 * self.n * self.row_counts()
-        return self.column_counts().sum() if self.candidate_log_weight is None else self.log_mass().exp()
+        if self.candidate_log_weight is None:
+            return self.column_counts().sum()
+        return log_sum_exp(self.log_column_mass()).exp()
 
     def log_mass(self) -> float | Tensor:
         """log N⁻, −inf without negatives."""
-        if self.uniform:
+        if self.candidate_log_weight is None:
             return log_of(self.mass())
-        return self.mass().log() if self.candidate_log_weight is None else log_sum_exp(self.log_column_mass())
+        return log_sum_exp(self.log_column_mass())
 
     def _kept_columns(self) -> Tensor:
         if self.candidate_log_weight is None:
             return torch.ones(self.m, dtype=torch.int64, device=self.device)
         return (self.candidate_log_weight != -math.inf).long()
 
-    def _target_has_other_label(self) -> Tensor:
+    def _has_other_label(self, target: Tensor) -> Tensor:
         """int64 [n]: 1 where the positive is not already excluded by its label."""
-        if self.x_label is None:
-            return torch.ones_like(self.target)
-        return (self.x_label != self.y_label[self.target]).long()
+        if self.x_label is None or self.y_label is None:
+            return torch.ones_like(target)
+        return (self.x_label != self.y_label[target]).long()

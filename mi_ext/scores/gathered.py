@@ -1,11 +1,13 @@
 """`GatheredScores`: every query has negatives of its own."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import ops, validation
-from ..log_domain import log_of
-from .source import Scores
+from ..log_domain import Weight, log_of
+from .source import Ranking, Scores, Statistics
 
 
 class GatheredScores(Scores):
@@ -22,7 +24,17 @@ class GatheredScores(Scores):
     but for one on a GPU, which nothing waits to look at: its query's terms become NaN.
     """
 
-    def __init__(self, x, bank=None, index=None, scale=1.0, bias=None, *, negatives=None, positive):
+    def __init__(
+        self,
+        x: Tensor,
+        bank: Tensor | None = None,
+        index: Tensor | None = None,
+        scale: Weight = 1.0,
+        bias: Weight | None = None,
+        *,
+        negatives: Tensor | None = None,
+        positive: Tensor,
+    ):
         validation.no_compiled_vmap()
         validation.floating_matrix("x", x)
         validation.beside("positive", positive, x)
@@ -45,7 +57,7 @@ class GatheredScores(Scores):
         return 1.0 * self.n_queries * self.n_negatives
 
     @property
-    def log_negative_mass(self) -> float:
+    def log_negative_mass(self) -> Weight:
         return log_of(self.negative_mass)
 
     def negative_softplus_sum(self) -> Tensor:
@@ -56,14 +68,14 @@ class GatheredScores(Scores):
             arguments = self.x, self.y, self.index, self.scale, self.bias, tau
             return ops.gathered_clipped_log_partition(*arguments).to(self.dtype)
 
-    def _statistics(self, columns: bool = False):
+    def _statistics(self, columns: bool = False) -> Statistics:
         return self._keep("statistics", self._compute_statistics)
 
-    def _compute_statistics(self):
+    def _compute_statistics(self) -> Statistics:
         negative_lse = ops.gathered_negative_lse(self.x, self.y, self.index, self.scale)
         return self._positive(), negative_lse + self.bias, None
 
-    def _compute_ranking(self):
+    def _compute_ranking(self) -> Ranking | None:
         if not self.x.is_cpu:
             return None  # no kernel on a GPU yet
         vectors = self._positive_vectors.to(self.x.dtype)
@@ -77,17 +89,17 @@ class GatheredScores(Scores):
         """float64 [n]: scale · <x_i, positive_i>."""
         return self._keep("positive", lambda: self.scale * (self.x.double() * self._positive_vectors.double()).sum(1))
 
-    def _cross_entropy_sum(self, a, b) -> Tensor:
+    def _cross_entropy_sum(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
             return super()._cross_entropy_sum(a, b)
         return ops.gathered_cross_entropy_sum(self.x, self.y, self.index, self.scale, self._unbiased_positive(), a, b)
 
-    def _global_log_partition(self, a, b) -> Tensor:
+    def _global_log_partition(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
             return super()._global_log_partition(a, b)
         positive = self._unbiased_positive()
         return ops.gathered_log_partition(self.x, self.y, self.index, self.scale, positive, a, b) + self.bias
 
-    def _fuses(self, a, b) -> bool:
+    def _fuses(self, a: Weight, b: Weight) -> bool:
         """One pass gives value and gradient: for constant log-weights, unless the statistics are already there."""
         return not (isinstance(a, Tensor) or isinstance(b, Tensor) or self._has("statistics"))

@@ -1,14 +1,17 @@
 """`JointScores`: a network on concatenated pairs, reduced tile by tile."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops, validation
+from ..log_domain import Weight
+from ..reference import Exclusion
 from .exclusions import Exclusions
-from .source import SharedColumnScores
+from .source import Ranking, SharedColumnScores, Statistics
 
 
 class JointScores(SharedColumnScores):
@@ -37,12 +40,13 @@ class JointScores(SharedColumnScores):
         target: Tensor | None = None,
         *,
         positive: Tensor | None = None,
-        labels=None,
+        labels: tuple[Tensor, Tensor] | None = None,
         candidate_log_weight: Tensor | None = None,
     ):
         validation.no_compiled_vmap()
         first, *inner, last = _linears(critic)
-        for name, t, width in (("x", x, critic.dx), ("y", y, critic.dy)):
+        widths: dict[str, Any] = {"x": critic.dx, "y": critic.dy}
+        for name, t, width in zip("xy", (x, y), widths.values(), strict=True):
             validation.floating_matrix(name, t)
             if t.shape[1] != width:
                 raise ValueError(f"{name}: expected width {width}, got shape {tuple(t.shape)}")
@@ -53,7 +57,7 @@ class JointScores(SharedColumnScores):
         if positive is None:
             target = validation.target_or_default(target, n, m, x)
         else:
-            validation.external_positive(positive, target, x, critic.dy)
+            validation.external_positive(positive, target, x, widths["y"])
             dtype = torch.promote_types(dtype, positive.dtype)
         x_label, y_label = validation.label_pair(labels, n, m, x)
         super().__init__(Exclusions(n, m, x.device, target, x_label, y_label, candidate_log_weight), dtype)
@@ -94,42 +98,43 @@ class JointScores(SharedColumnScores):
     def _positive_scores(self) -> Tensor:
         return self._row_scores(self.b[self.target] if self._positive_b is None else self._positive_b)
 
-    def _compute_statistics(self, columns: bool):
-        positive, *lse = ops.joint_statistics(self.a, self.b, self.network, self.exclusions.tensors, columns)
+    def _compute_statistics(self, columns: bool) -> Statistics:
+        tensors = self.exclusions.tensors
+        positive, lse, column_lse = ops.joint_statistics(self.a, self.b, self.network, tensors, columns)
         positive = self._positive_scores() if positive is None else positive + self.bias
-        return positive, *(None if t is None else t + self.bias for t in lse)
+        return positive, lse + self.bias, None if column_lse is None else column_lse + self.bias
 
-    def _compute_ranking(self):
+    def _compute_ranking(self) -> Ranking | None:
         if not self.a.is_cpu:
             return None  # no kernel on a GPU yet
         b, exclusions = self.b, self.exclusions.tensors
         if self._positive_b is not None:
-            b, exclusions = self._with_positives_as_columns()
+            b, exclusions = self._with_positives_as_columns(self._positive_b)
         positive, negative_lse, *rest = ops.joint_ranking(self.a, b, self.network, exclusions)
         return positive + self.bias, negative_lse + self.bias, *rest
 
-    def _with_positives_as_columns(self):
+    def _with_positives_as_columns(self, positive_b: Tensor) -> tuple[Tensor, Exclusion]:
         """(b [m + n, h], exclusions): positives beside the candidates as candidates that are nobody's negatives."""
         _, x_label, y_label, v = self.exclusions.tensors
         n, m = len(self.a), len(self.b)
-        labels = (x_label, None if y_label is None else torch.cat([y_label, x_label]))
+        labels = (x_label, None if x_label is None or y_label is None else torch.cat([y_label, x_label]))
         v = self.a.new_zeros(m, dtype=torch.float64) if v is None else v.double()
         removed = torch.full((n,), -math.inf, dtype=torch.float64, device=self.a.device)
         target = torch.arange(m, m + n, device=self.a.device)
-        return torch.cat([self.b, self._positive_b]), (target, *labels, torch.cat([v, removed]))
+        return torch.cat([self.b, positive_b]), (target, *labels, torch.cat([v, removed]))
 
-    def _cross_entropy_sum(self, a, b) -> Tensor:
+    def _cross_entropy_sum(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
             return super()._cross_entropy_sum(a, b)
         total = ops.joint_cross_entropy_sum(self.a, self.b, self.network, self.exclusions.tensors, a, b)
         return total + 0 * self.bias  # which cancels: its gradient is 0, and not missing
 
-    def _global_log_partition(self, a, b) -> Tensor:
+    def _global_log_partition(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
             return super()._global_log_partition(a, b)
         return ops.joint_log_partition(self.a, self.b, self.network, self.exclusions.tensors, a, b) + self.bias
 
-    def _fuses(self, a, b) -> bool:
+    def _fuses(self, a: Weight, b: Weight) -> bool:
         """One operator gives value and gradient: for constant log-weights and positives among the candidates, unless
         the statistics are already there."""
         unknown = isinstance(a, Tensor) or isinstance(b, Tensor) or self._positive_b is not None

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from .. import validation
-from ..log_domain import log_add_exp, log_of, log_sum_exp, softplus
+from ..log_domain import Weight, log_add_exp, log_of, log_sum_exp, softplus
 from .blocks import column_blocks
 from .dot import DotScores
 from .shared_ranking import SharedRanking
-from .source import Scores
+from .source import Ranking, Scores, Statistics
 
 
 class LocalGlobalScores(Scores):
@@ -52,7 +52,7 @@ class LocalGlobalScores(Scores):
         return 1.0 * self.n_queries * self.n_negatives
 
     @property
-    def log_negative_mass(self) -> float:
+    def log_negative_mass(self) -> Weight:
         return log_of(self.negative_mass)
 
     def negative_softplus_sum(self) -> Tensor:
@@ -67,10 +67,10 @@ class LocalGlobalScores(Scores):
     def _positive(self) -> Tensor:
         return self._keep("own", self._own_scores).flatten()
 
-    def _statistics(self, columns: bool = False):
+    def _statistics(self, columns: bool = False) -> Statistics:
         return self._keep("statistics", self._compute_statistics)
 
-    def _compute_statistics(self):
+    def _compute_statistics(self) -> Statistics:
         lse = self._keep("lse", self._others_lse)
         return self._positive(), lse.repeat_interleave(self.n_locals), None
 
@@ -79,14 +79,14 @@ class LocalGlobalScores(Scores):
         none = self._constant(-math.inf).expand(1, self.n_images)
         return log_sum_exp(torch.cat([none, *(part.lse(self.n_images) for part in self._parts)]))
 
-    def _global_log_partition(self, a, b) -> Tensor:
+    def _global_log_partition(self, a: Weight, b: Weight) -> Tensor:
         """Without positives in it T needs the parts' own T only, which may come with its gradient."""
         if isinstance(a, Tensor) or a != -math.inf or isinstance(b, Tensor):
             return super()._global_log_partition(a, b)
         parts = [self._constant(-math.inf), *(part.log_partition() for part in self._parts)]
         return b + log_of(self.n_locals) + log_sum_exp(torch.stack(parts))
 
-    def _compute_ranking(self):
+    def _compute_ranking(self) -> Ranking | None:
         """From blocks of columns; where these hold the positives too, they are taken from there, so that ties are."""
         lse = self._keep("lse", self._others_lse)
         whole = next((part for part in self._parts if part.has_own_images), None)
@@ -123,6 +123,7 @@ class LocalGlobalScores(Scores):
         """Of some globals with all locals of some images, the first of them in the place of the positive."""
         x = self._globals[rows]
         first = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+        assert self._critic is not None  # a product takes labels, and is walked over at once
         return self._critic(x, self._locals[images].flatten(0, 1), target=first)
 
     def _constant(self, value: float) -> Tensor:
@@ -173,7 +174,7 @@ class _Part(NamedTuple):
         return log_add_exp(negatives, log_sum_exp(scores.positive.clamp(-tau, tau))) if self.a == 0 else negatives
 
 
-def _takes_labels(critic) -> bool:
+def _takes_labels(critic: Callable[..., Scores] | None) -> bool:
     if critic is None:
         return True
     parameters = inspect.signature(getattr(critic, "forward", critic)).parameters

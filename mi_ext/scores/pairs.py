@@ -3,6 +3,8 @@
 s'_ij = s1, s''_ij = s2     row i and column j mean the same in both, and so do positives and exclusions
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
@@ -16,10 +18,12 @@ from .source import SharedColumnScores
 def added(s1: SharedColumnScores, s2: SharedColumnScores) -> SharedColumnScores:
     """The scores s'_ij + s''_ij, again a source of the same kind. Errors as `check_same_pairs`."""
     check_same_pairs(s1, s2)
-    return s1.plus(s2)
+    return cast(Any, s1).plus(s2)  # of two kinds that can be added
 
 
-def importance_cross_entropy_sum(s1, s2, weights: tuple[float, float, float], detach_weights: bool):
+def importance_cross_entropy_sum(
+    s1: SharedColumnScores, s2: SharedColumnScores, weights: tuple[float, float, float], detach_weights: bool
+) -> tuple[Tensor, Tensor]:
     """float64 (Σ_k w_k T_k, (T_1, T_2, T_3) detached [3]) with the sums over rows
 
         T_1 = Σ softplus(a' − p'),   T_2 = Σ softplus(a'' − p''),   T_3 = Σ softplus(log M + a* − a'' − p')
@@ -30,11 +34,11 @@ def importance_cross_entropy_sum(s1, s2, weights: tuple[float, float, float], de
     `check_same_pairs`.
     """
     check_same_pairs(s1, s2)
-    if isinstance(s1, DotScores) and s1.fuses_with(s2):
+    if isinstance(s1, DotScores) and isinstance(s2, DotScores) and s1.fuses_with(s2):
         return s1.fused_importance(s2, weights, detach_weights)
     s1, s2 = s1.double(), s2.double()
-    constant = s2.detached() if detach_weights else s2
-    log_mean = log_weighted_mean(s1.plus(constant).double().negative_lse, constant.double().negative_lse)
+    constant = cast(Any, s2).detached() if detach_weights else s2
+    log_mean = log_weighted_mean(cast(Any, s1).plus(constant).double().negative_lse, constant.double().negative_lse)
     rows = (
         s1.cross_entropy(reduction="none"),
         s2.cross_entropy(reduction="none"),
@@ -54,8 +58,8 @@ def check_same_pairs(s1: SharedColumnScores, s2: SharedColumnScores) -> None:
         raise ValueError(f"s2: expected the {e1.n} queries and {e1.m} candidates of s1, got {e2.n} and {e2.m}")
     if (e1.target is None) != (e2.target is None):
         raise ValueError("s1, s2: expected positives among the candidates in both, or positive= in both")
-    names = "target", "labels of x", "labels of y", "candidate_log_weight"
-    for name, t1, t2 in zip(names, e1.tensors, e2.tensors, strict=True):
+    described = "target", "labels of x", "labels of y", "candidate_log_weight"
+    for name, t1, t2 in zip(described, e1.tensors, e2.tensors, strict=True):
         if not _agree(t1, t2):
             raise ValueError(f"s2: expected the {name} of s1, got another; build both on the same pairs")
 

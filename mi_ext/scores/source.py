@@ -3,13 +3,20 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .. import validation
-from ..log_domain import log_of, log_sum_exp, row_cross_entropy, row_log_partition
+from ..log_domain import Weight, log_of, log_sum_exp, row_cross_entropy, row_log_partition
 from .exclusions import Exclusions
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Statistics = tuple[Tensor, Tensor, Tensor | None]
+Ranking = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Scores(ABC):
@@ -26,7 +33,7 @@ class Scores(ABC):
         self.dtype = torch.promote_types(dtype, torch.float32)
         self._kept: dict = {}
 
-    def double(self) -> "Scores":
+    def double(self) -> "Self":
         """The same scores and statistics with float64 results, for sums in which large scores cancel."""
         view = copy.copy(self)
         view.dtype = torch.float64
@@ -67,7 +74,9 @@ class Scores(ABC):
         """[n]: log Σ_{j ∈ N_i} exp(s_ij + v_j), −inf for a row without negatives."""
         return self._statistics()[1].to(self.dtype)
 
-    def cross_entropy(self, positive_log_weight=0.0, negative_log_weight=0.0, reduction: str = "mean") -> Tensor:
+    def cross_entropy(
+        self, positive_log_weight: Weight = 0.0, negative_log_weight: Weight = 0.0, reduction: str = "mean"
+    ) -> Tensor:
         """R_i(a, b) − p_i = a + softplus(b + negative_lse_i − p_i − a) with an exact softplus; in nats.
 
         a = `positive_log_weight`, b = `negative_log_weight`: floats or tensors, () or [n]. a = −inf takes the positive
@@ -82,7 +91,9 @@ class Scores(ABC):
         total = self._cross_entropy_sum(a, b)
         return (total / self.n_queries if reduction == "mean" else total).to(self.dtype)
 
-    def log_partition(self, positive_log_weight=0.0, negative_log_weight=0.0, reduction: str = "none") -> Tensor:
+    def log_partition(
+        self, positive_log_weight: Weight = 0.0, negative_log_weight: Weight = 0.0, reduction: str = "none"
+    ) -> Tensor:
         """R_i(a, b): "none" gives [n], "mean" its mean (a ValueError for 0 queries), "lse" T(a, b); in nats."""
         validation.one_of("reduction", reduction, ("none", "mean", "lse"))
         a, b = self._log_weights(positive_log_weight, negative_log_weight)
@@ -144,7 +155,7 @@ class Scores(ABC):
         return None
 
     @abstractmethod
-    def _statistics(self, columns: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _statistics(self, columns: bool = False) -> Statistics:
         """float64 (positive [n], negative_lse [n], column_negative_lse [m] or None)."""
 
     def _positive(self) -> Tensor:
@@ -154,31 +165,31 @@ class Scores(ABC):
         k = self.n_negatives
         return k.double().log() if isinstance(k, Tensor) else torch.as_tensor(log_of(k), dtype=torch.float64)
 
-    def _row_log_partition(self, a, b) -> Tensor:
+    def _row_log_partition(self, a: Weight, b: Weight) -> Tensor:
         positive, negative_lse, _ = self._statistics()
         return row_log_partition(positive, negative_lse, a, b)
 
-    def _cross_entropy(self, a, b) -> Tensor:
+    def _cross_entropy(self, a: Weight, b: Weight) -> Tensor:
         positive, negative_lse, _ = self._statistics()
         return row_cross_entropy(positive, negative_lse, a, b)
 
-    def _cross_entropy_sum(self, a, b) -> Tensor:
+    def _cross_entropy_sum(self, a: Weight, b: Weight) -> Tensor:
         return self._cross_entropy(a, b).sum()
 
-    def _global_log_partition(self, a, b) -> Tensor:
+    def _global_log_partition(self, a: Weight, b: Weight) -> Tensor:
         return log_sum_exp(self._row_log_partition(a, b))
 
-    def _keep(self, name, compute: Callable):
+    def _keep(self, name: str, compute: Callable[[], Any]) -> Any:
         """The value of `compute()`, once for each setting of grad mode: a value without a graph serves no_grad only."""
         key = (name, torch.is_grad_enabled())
         if key not in self._kept:
             self._kept[key] = compute()
         return self._kept[key]
 
-    def _has(self, name) -> bool:
+    def _has(self, name: str) -> bool:
         return (name, torch.is_grad_enabled()) in self._kept
 
-    def _log_weights(self, a, b):
+    def _log_weights(self, a: Weight, b: Weight) -> tuple[Weight, Weight]:
         n = self.n_queries
         return validation.log_weight("positive_log_weight", a, n), validation.log_weight("negative_log_weight", b, n)
 
@@ -231,9 +242,11 @@ class SharedColumnScores(Scores):
 
     @property
     def column_negative_lse(self) -> Tensor:
-        return self._statistics(columns=True)[2].to(self.dtype)
+        lse = self._statistics(columns=True)[2]
+        assert lse is not None  # asked for
+        return lse.to(self.dtype)
 
-    def _statistics(self, columns: bool = False):
+    def _statistics(self, columns: bool = False) -> Statistics:
         if not columns and not self._has("statistics with columns"):
             return self._keep("statistics", lambda: self._compute_statistics(False))
         return self._keep("statistics with columns", lambda: self._compute_statistics(True))
@@ -242,7 +255,7 @@ class SharedColumnScores(Scores):
         return self._has("statistics") or self._has("statistics with columns")
 
     @abstractmethod
-    def _compute_statistics(self, columns: bool): ...
+    def _compute_statistics(self, columns: bool) -> Statistics: ...
 
     def _check_index(self, index: Tensor) -> None:
         validation.candidate_index("index", index, self.n_queries, self.exclusions.m, self.exclusions.device)

@@ -41,8 +41,8 @@ def load(seed: int) -> tuple[Split, Split]:
     """4000 images to train on, 1000 to test, 400 and 100 of each digit."""
     images, labels = _mnist()
     train, test, *y = train_test_split(images, labels, test_size=TEST_IMAGES, stratify=labels, random_state=seed)
-    pixels = (torch.from_numpy(part).float() / 255 for part in (train, test))
-    return tuple(Split(*split) for split in zip(pixels, map(torch.from_numpy, y), strict=True))
+    train, test = (torch.from_numpy(part).float() / 255 for part in (train, test))
+    return Split(train, torch.from_numpy(y[0])), Split(test, torch.from_numpy(y[1]))
 
 
 @functools.cache

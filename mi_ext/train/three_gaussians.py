@@ -128,7 +128,7 @@ def three_gaussians(
         raise typer.BadParameter(f"expected numbers separated by commas, got {nats!r}", param_hint="--nats") from None
     if not all(0 < level < math.inf for level in levels):
         raise typer.BadParameter(f"expected positive numbers, got {nats!r}", param_hint="--nats")
-    estimates = {bound: [] for bound in BOUNDS}
+    estimates: dict[str, list[float]] = {bound: [] for bound in BOUNDS}
     start = time.perf_counter()
     with Record(out) as record:
         for bound in BOUNDS:
