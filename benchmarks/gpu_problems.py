@@ -136,12 +136,39 @@ def crd(device: str, dtype: torch.dtype, n: int, k: int, v: int, d: int) -> Prob
     return Problem(name, 4 * n * k * d, inputs, {OURS: ours, **plain(eager)}, leaves=1)
 
 
+def with_memory_gradient(problem: Problem) -> Problem:
+    """The memory learns too: 6 n k d."""
+    return replace(problem, name=f"{problem.name}, memory learns", flops=1.5 * problem.flops, leaves=3)
+
+
+def own_negatives(device: str, dtype: torch.dtype, n: int, k: int, d: int) -> Problem:
+    """Every query comes with k negatives, which get gradients: 6 n k d."""
+
+    def inputs() -> list[Tensor]:
+        x, key, negatives = rows_on(device, dtype, n, n, n * k, d=d)
+        return [x, key, negatives.reshape(n, k, d)]
+
+    def ours(x, key, negatives):
+        return mi_ext.GatheredScores(x, scale=c.SCALE, negatives=negatives, positive=key).cross_entropy()
+
+    def eager(x, key, negatives):
+        scores = torch.cat([(x * key).sum(1, keepdim=True), torch.einsum("nd,nkd->nk", x, negatives)], 1) * c.SCALE
+        return F.cross_entropy(scores, torch.zeros(n, dtype=torch.int64, device=x.device))
+
+    name = f"own negatives n={n} K={k} d={d} {name_of(dtype)}"
+    return Problem(name, 6 * n * k * d, inputs, {OURS: ours, **plain(eager)}, leaves=3)
+
+
 def problems(device: str) -> list[Problem]:
     """The most telling first: what comes last may fall to the time limit."""
     half, single = torch.bfloat16, torch.float32
     found = [in_batch(device, dtype, 16384, 128) for dtype in (half, single)]
     found += [moco(device, dtype, 256, 65536, 128) for dtype in (half, single)]
     found += [crd(device, dtype, 64, 16384, 50000, 128) for dtype in (half, single)]
+    found += [
+        with_memory_gradient(crd(device, single, 64, 16384, 50000, 128)),
+        own_negatives(device, half, 4096, 64, 128),
+    ]
     found += [clip(device, half, 32768, 512), siglip(device, half, 32768, 512)]
     found += [decomposed(device, dtype, 16384, 128) for dtype in (half, single)]
     more = [in_batch(device, half, n, 128) for n in (4096, 65536, 262144, 1048576)]
@@ -157,6 +184,7 @@ def tiny_problems(device: str) -> list[Problem]:
     found += [clip(device, single, 96, 32), siglip(device, single, 96, 32)]
     found += [moco(device, single, 32, 256, 32), crd(device, single, 8, 64, 200, 32)]
     found += [decomposed(device, single, 96, 32)]
+    found += [with_memory_gradient(crd(device, single, 8, 64, 200, 32)), own_negatives(device, single, 16, 8, 32)]
     return [without_compile(problem) for problem in found]
 
 

@@ -14,7 +14,7 @@ __global__ void pair_terms(const double* lse, const double* row_weight, const do
   const int64_t k = global_thread();
   if (k >= count) return;
   const double weight = lse ? row_weight[k] : 1, lse2 = lse ? lse[k] * kLog2E : 0;
-  const bool none = weight == 0 || lse2 == -kInfinity;
+  const bool none = lse2 == -kInfinity;
   out[k] = {none ? highest : static_cast<Scalar>(lse2), none ? Scalar(0) : static_cast<Scalar>(weight * *scale)};
 }
 

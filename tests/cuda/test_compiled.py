@@ -38,6 +38,16 @@ def test_two_blocks_fit_on_a_multiprocessor(facts):
             assert -(-fact["registers"] // 8) * 8 * THREADS * 2 <= REGISTERS, f"{kernel}: {fact}"
 
 
+def test_warps_enough_to_wait_for_gathered_rows(facts):
+    """4 KiB are on their way to each warp; what a multiprocessor of an H100 has to have on its way is some 20 KiB."""
+    walks = [kernel for kernel in facts if "gathered_queries" in kernel]
+    assert len(walks) == 2 * 2 * (4 * 4 + 2)  # weights x (with, without gradient) x (dtypes x widths, and 2 halfwords)
+    for kernel in walks:
+        of_wide_rows = "Li8E" in kernel
+        registers = -(-facts[kernel]["registers"] // 8) * 8 * 32
+        assert REGISTERS // registers >= (8 if of_wide_rows else 16), f"{kernel}: {facts[kernel]}"
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("d", [64, 128, 256, 300])
 def test_a_block_fits_into_the_smallest_shared_memory(d, dtype, walks):

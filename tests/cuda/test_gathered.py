@@ -9,20 +9,19 @@ from problems import DTYPES, laid_out
 
 pytestmark = pytest.mark.usefixtures("gathered_walks")
 EVERY_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-SHORT = [torch.bfloat16, torch.float16]
 
 # (n, m, d, V): a row of one lane, of a quarter, a half and all lanes of a warp, of 1 to 8 pieces a lane, and one that
 # takes several blocks of threads; widths that 16, 4 or 2 bytes divide.
 SHAPES = [
     (37, 5, 1, 4),
     (1, 1, 3, 2),
-    (5, 70, 31, 9),
+    (3, 35, 31, 9),
     (2, 70, 64, 30),
-    (3, 40, 128, 30),
-    (2, 33, 200, 30),
-    (1, 40, 401, 20),
-    (1, 20, 1030, 8),
-    (1, 9, 2060, 4),
+    (2, 40, 128, 30),
+    (2, 17, 200, 30),
+    (1, 12, 401, 20),
+    (1, 9, 1030, 8),
+    (1, 5, 2060, 4),
 ]
 
 
@@ -68,12 +67,9 @@ def test_queries_are_sorted_by_bank_row_in_blocks(call, gathered_walks):
 @EVERY_DTYPE
 @pytest.mark.parametrize("layout", ["rows apart", "strided", "offset", "expanded rows"])
 def test_layouts(layout, dtype):
-    """Rows apart or shared, and not 16-byte aligned; NaN lies between the rows."""
-    for d in (13, 16) if dtype in SHORT else (13,):
-        p = gathered(9, 21, d, 13, "bank", dtype)
-        check("cross-entropy", replace(p, x=laid_out(p.x, layout)))
-        if layout != "expanded rows":
-            check("negative_lse", replace(p, y=laid_out(p.y, layout)))
+    """Rows apart or shared, not aligned to 16 bytes, those of 16-bit elements not to 4; NaN lies between the rows."""
+    p = gathered(3, 9, 13, 7, "bank", dtype)
+    check("negative_lse", replace(p, x=laid_out(p.x, layout), y=laid_out(p.y, layout.replace("expanded rows", ""))))
 
 
 def test_negatives_with_any_strides_and_a_strided_index():
