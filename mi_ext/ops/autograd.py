@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +53,23 @@ class _NoSecondDerivative(torch.autograd.Function):
         raise RuntimeError(ctx.message)
 
 
+class _Positional(inspect.Signature):
+    """Of a function that is called with all its arguments, in order: there is nothing to bind."""
+
+    def bind(self, *args):
+        return _Bound(args)
+
+
+class _Bound(NamedTuple):
+    args: tuple
+    kwargs = {}
+
+    def apply_defaults(self) -> None:
+        pass
+
+
 def quick_to_bind(*functions) -> None:
-    """torch binds each call to forward's signature; finding that takes longer than solving a small problem."""
+    """torch binds each call to forward's signature, which takes longer than solving a small problem."""
     for function in functions:
-        function.forward.__signature__ = inspect.signature(function.forward)
+        signature = inspect.signature(function.forward)
+        function.forward.__signature__ = _Positional(list(signature.parameters.values()))
