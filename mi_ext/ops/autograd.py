@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,12 +11,27 @@ from torch.autograd import forward_ad
 from .vmap import each_problem
 
 
+class _Positional(inspect.Signature):
+    """Of a function that is called with all its arguments, in order: there is nothing to bind."""
+
+    def bind(self, *args):
+        return _Bound(args)
+
+
+class _Bound(NamedTuple):
+    args: tuple
+    kwargs = {}
+
+    def apply_defaults(self) -> None:
+        pass
+
+
 class Operator(torch.autograd.Function):
     """A differentiable function of the raw operators, which torch.func.vmap maps over problems."""
 
     def __init_subclass__(cls):
-        # torch binds each call to forward's signature; finding that takes longer than solving a small problem.
-        cls.forward.__signature__ = inspect.signature(cls.forward)
+        # torch binds each call to forward's signature, which takes longer than solving a small problem.
+        cls.forward.__signature__ = _Positional(list(inspect.signature(cls.forward).parameters.values()))
         cls.vmap = staticmethod(functools.partial(each_problem, cls.apply))
 
     @classmethod
