@@ -20,7 +20,7 @@ class _Positional(inspect.Signature):
 
 class _Bound(NamedTuple):
     args: tuple
-    kwargs = {}
+    kwargs: dict = {}
 
     def apply_defaults(self) -> None:
         pass
