@@ -28,7 +28,7 @@ def from_scores(s, dtype=torch.float64, bank=True):
 
 
 @CALLS
-@pytest.mark.parametrize("n,m,rows", [(0, 5, 7), (4, 0, 7), (0, 0, 7), (0, 5, 0)])
+@pytest.mark.parametrize("n,m,rows", [(0, 5, 7), (4, 0, 7), (0, 5, 0)])
 def test_nothing(call, n, m, rows):
     for kind in ("bank", "negatives"):
         p = gathered(n, m, 3, 7, kind, torch.float32)
@@ -40,8 +40,7 @@ def test_nothing(call, n, m, rows):
 
 
 @FLOATS
-@pytest.mark.parametrize("height", [30.0, 3000.0])
-@pytest.mark.parametrize("where", [0, 31, 69])
+@pytest.mark.parametrize("height,where", [(30.0, 0), (3000.0, 31), (30.0, 69), (3000.0, 69)])
 def test_one_dominant_score(height, where, dtype):
     """Also when it arrives last: everything that was summed before is then measured against it."""
     s = normal(5, 70)
@@ -68,13 +67,12 @@ def test_all_equal(dtype):
     check("cross-entropy", from_scores(torch.full((3, 70), 3.0, dtype=torch.float64), dtype), epsilons=70)
 
 
-@FLOATS
 @CALLS
 @pytest.mark.parametrize("value", [-INF, INF, NAN])
 @pytest.mark.parametrize("side", ["x", "y"])
-def test_non_finite_entries(call, value, side, dtype):
+def test_non_finite_entries(call, value, side):
     """As torch.logsumexp, row by row, wherever in a row they stand."""
-    p = gathered(20, 21, 5, 60, "bank", dtype)
+    p = gathered(20, 21, 5, 60, "bank", torch.float32)
     getattr(p, side)[3, 2] = value
     getattr(p, side)[17, 4] = value
     ours, truth = (evaluate(f, call, q, frozenset()) for f, q in ((ops, p), (reference, p.to(torch.float64))))
