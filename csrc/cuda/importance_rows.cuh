@@ -104,11 +104,12 @@ __global__ void importance_terms(const __grid_constant__ ImportanceTerms p, int6
     return;
   }
   const ImportanceFactors g(p.up, row.query);
-  auto scaled = [&](double value, int set) { return (p.scale[set] ? *p.scale[set] * value : value) / *p.unit; };
-  const double* const* lse = p.statistics.negative_lse;
-  const WeightTerm<Scalar> own(lse[row.set][row.query], scaled(g.own[row.set], row.set), highest);
-  const WeightTerm<Scalar> joint(lse[2][row.query], scaled(g.joint, 0), highest);
-  out[k] = {own.reference, own.factor, static_cast<Scalar>(scaled(g.positive[row.set], row.set)),
+  auto own = [&](const auto& of_sets) { return row.set == 0 ? of_sets[0] : of_sets[1]; };  // no index: no stack
+  auto scaled = [&](double value, const double* scale) { return (scale ? *scale * value : value) / *p.unit; };
+  const double* scale = own(p.scale);
+  const WeightTerm<Scalar> alone(own(p.statistics.negative_lse)[row.query], scaled(own(g.own), scale), highest);
+  const WeightTerm<Scalar> joint(p.statistics.negative_lse[2][row.query], scaled(g.joint, p.scale[0]), highest);
+  out[k] = {alone.reference, alone.factor, static_cast<Scalar>(scaled(own(g.positive), scale)),
             row.set == 0 ? joint.reference : joint.factor};
 }
 
