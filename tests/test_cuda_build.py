@@ -59,6 +59,14 @@ def test_every_operator_on_products_has_its_kernel():
         assert re.search(r"^CUDA: registered at .*dot_cuda\.cpp", torch._C._dispatch_dump(operator), re.MULTILINE)
 
 
+def test_every_operator_on_joint_critics_has_its_kernel():
+    names = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
+    operators = [name for name in names if name.startswith("mi_ext::joint_")]
+    assert len(operators) == 7
+    for operator in operators:
+        assert re.search(r"^CUDA: registered at .*joint_cuda\.cpp", torch._C._dispatch_dump(operator), re.MULTILINE)
+
+
 def test_versions_agree():
     assert BUILD["cuda"].split(".")[0] == torch.version.cuda.split(".")[0]
 

@@ -9,10 +9,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # problems, ptxsim
 
 from compiled import built
+from joint_walks import JointWalks
 from ptxsim.toolchain import find_nvcc
 from walks import Walks
 
 import mi_ext.ops.dot
+import mi_ext.ops.joint
 
 
 @pytest.fixture(scope="session")
@@ -35,4 +37,20 @@ def walks(session_walks, monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield session_walks
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def session_joint_walks(build):
+    return JointWalks(build)
+
+
+@pytest.fixture
+def joint_walks(session_joint_walks, monkeypatch):
+    """As `walks`, for the operators on joint critics."""
+    monkeypatch.setattr(mi_ext.ops.joint, "_raw", session_joint_walks)
+    session_joint_walks.multiprocessors = 1
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield session_joint_walks
     torch.set_num_threads(threads)

@@ -1,6 +1,8 @@
 // Stands in for the CUDA runtime: a launch calls back with the kernel's name, its shape and its arguments. Beside it
-// the walks of csrc/cuda/kernels.h under C names.
+// the walks of csrc/cuda/kernels.h and joint.h under C names.
 #include "../../csrc/cuda/kernels.h"
+
+#include "../../csrc/cuda/joint.h"
 
 #include <cuda_runtime.h>
 
@@ -105,5 +107,38 @@ size_t softplus_sum_workspace(const DeviceDotProblem* p, const DotGradients* g) 
 }
 int softplus_sum(const DeviceDotProblem* p, double* positive, double* value, const DotGradients* g, void* workspace) {
   return cuda::softplus_sum(*p, positive, value, *g, workspace, nullptr);
+}
+
+size_t joint_statistics_workspace(const DeviceJointProblem* p, const JointStatistics* s) {
+  return cuda::joint_statistics_workspace(*p, *s);
+}
+int joint_statistics(const DeviceJointProblem* p, const JointStatistics* s, void* workspace) {
+  return cuda::joint_statistics(*p, *s, workspace, nullptr);
+}
+size_t joint_fused_workspace(const DeviceJointProblem* p) { return cuda::joint_fused_workspace(*p); }
+int joint_fused(const DeviceJointProblem* p, const PartitionWeights* weights, const JointStatistics* s,
+                const JointGradients* g, double* loss, void* workspace) {
+  return cuda::joint_fused(*p, *weights, *s, *g, loss, workspace, nullptr);
+}
+size_t joint_gradient_workspace(const DeviceJointProblem* p) { return cuda::joint_gradient_workspace(*p); }
+int joint_gradient(const DeviceJointProblem* p, const UpstreamGradients* up, const JointGradients* g, void* workspace) {
+  return cuda::joint_gradient(*p, *up, *g, workspace, nullptr);
+}
+size_t joint_softplus_sum_workspace(const DeviceJointProblem* p, const JointGradients* g) {
+  return cuda::joint_softplus_sum_workspace(*p, g->last_weight != nullptr);
+}
+int joint_softplus_sum(const DeviceJointProblem* p, double* value, double* bias_gradient, const JointGradients* g,
+                       void* workspace) {
+  return cuda::joint_softplus_sum(*p, value, bias_gradient, g->last_weight ? g : nullptr, workspace, nullptr);
+}
+size_t joint_matrix_workspace(const DeviceJointProblem* p) { return cuda::joint_matrix_workspace(*p); }
+int joint_matrix(const DeviceJointProblem* p, void* scores, void* workspace) {
+  return cuda::joint_matrix(*p, scores, workspace, nullptr);
+}
+size_t joint_matrix_gradient_workspace(const DeviceJointProblem* p) {
+  return cuda::joint_matrix_gradient_workspace(*p);
+}
+int joint_matrix_gradient(const DeviceJointProblem* p, const void* upstream, const JointGradients* g, void* workspace) {
+  return cuda::joint_matrix_gradient(*p, upstream, *g, workspace, nullptr);
 }
 }

@@ -38,3 +38,24 @@ UpstreamGradients = _struct(
     column_negative_lse=POINTER,
     positive=POINTER,
 )
+JointProblem = _struct(
+    "JointProblem",
+    queries=Features,
+    candidates=Features,
+    inner_weight=Features,
+    inner_bias=Features,
+    last_weight=Features,
+    hidden=INT64,
+    dtype=INT,
+    bias=POINTER,
+    exclusions=Exclusions,
+    multiprocessors=INT,
+)
+JointGradients = _struct(
+    "JointGradients",
+    queries=POINTER,
+    candidates=POINTER,
+    inner_weight=POINTER,
+    inner_bias=POINTER,
+    last_weight=POINTER,
+)
