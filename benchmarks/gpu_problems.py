@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import mi_ext
+from mi_ext import critics
 from mi_ext.losses import CLIP, InfoNCE, SigLIP
 
 from . import bank
 from . import competitors as c
+from . import joint as joint_critic
 from .harness import COMPILED, OURS
 
 
@@ -129,6 +131,22 @@ def crd(device: str, dtype: torch.dtype, n: int, k: int, v: int, d: int) -> Prob
     return Problem(name, 4 * n * k * d, inputs, {OURS: ours, **plain(eager)}, leaves=1)
 
 
+def joint(device: str, n: int, h: int, layers: int) -> Problem:
+    """InfoNCE of a network on every pair, gradients of its parameters too: 12 n² h flops, or 6 n² h² of two layers."""
+    critic = critics.Joint(joint_critic.WIDTH, joint_critic.WIDTH, h, layers)
+    parameters = list(critic.parameters())
+
+    def inputs() -> list[Tensor]:
+        return [
+            *rows_on(device, torch.float32, n, n, d=joint_critic.WIDTH),
+            *(p.detach().to(device) for p in parameters),
+        ]
+
+    losses = {OURS: partial(joint_critic.ours, critic), **plain(joint_critic.eager)}
+    flops = n * n * h * (12 if layers == 1 else 6 * h)
+    return Problem(f"joint critic n=m={n} h={h} layers={layers}", flops, inputs, losses, leaves=2 + len(parameters))
+
+
 def problems(device: str) -> list[Problem]:
     """The most telling first: what comes last may fall to the time limit."""
     half, single = torch.bfloat16, torch.float32
@@ -136,10 +154,12 @@ def problems(device: str) -> list[Problem]:
     found += [moco(device, dtype, 256, 65536, 128) for dtype in (half, single)]
     found += [crd(device, dtype, 64, 16384, 50000, 128) for dtype in (half, single)]
     found += [clip(device, half, 32768, 512), siglip(device, half, 32768, 512)]
+    found += [joint(device, 512, 256, 1), joint(device, 512, 256, 2)]
     more = [in_batch(device, half, n, 128) for n in (4096, 65536, 262144, 1048576)]
     more += [in_batch(device, dtype, 16384, d) for d in (64, 256, 512, 1024) for dtype in (half, single)]
     more += [in_batch(device, single, n, 128) for n in (4096, 65536, 262144)]
     more += [in_batch(device, torch.float16, 16384, 128)]
+    more += [joint(device, 4096, 256, 1), joint(device, 4096, 256, 2)]
     return found + [without_compile(problem) for problem in more]
 
 
@@ -148,6 +168,7 @@ def tiny_problems(device: str) -> list[Problem]:
     found = [in_batch(device, single, 128, 32), in_batch(device, torch.bfloat16, 96, 64)]
     found += [clip(device, single, 96, 32), siglip(device, single, 96, 32)]
     found += [moco(device, single, 32, 256, 32), crd(device, single, 8, 64, 200, 32)]
+    found += [joint(device, 32, 16, layers) for layers in (1, 2)]
     return [without_compile(problem) for problem in found]
 
 

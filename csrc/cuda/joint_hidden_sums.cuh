@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kThreads) two_layer_hidden_sums(const __grid_c
           if (row > first_row) load_run(out, before);
 #pragma unroll
           for (int k = 0; k < kHalf; k++) before[k] += sums[half * kHalf + k];
-          store_run(before, out, kHalf);
+          store_whole_run(before, out);
         }
       }
     }
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) two_layer_hidden_sums(const __grid_c
       if (gradients.pair_thread % 2 == 1 || i >= p.block.rows) continue;
 #pragma unroll
       for (int half = 0; half < 2; half++)
-        store_run(row_sums[q] + half * kHalf, query_part + i * p.pitch + gradients.hidden_of(half), kHalf);
+        store_whole_run(row_sums[q] + half * kHalf, query_part + i * p.pitch + gradients.hidden_of(half));
     }
   }
 }

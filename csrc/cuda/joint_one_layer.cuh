@@ -135,24 +135,32 @@ __device__ __forceinline__ void bring_sums(typename SumTile<Scalar>::Step& step,
                                            int64_t first_owner, int64_t first_unit, int64_t first, int64_t last) {
   using Tile = SumTile<Scalar>;
   constexpr int kWide = kQueriesOwn ? 4 : 32, kHigh = 32 / kWide;  // owners and streamed rows of a warp's copy
-  constexpr int kSteps = Tile::kOwners * Tile::kStreamed / kThreads, kAcross = Tile::kOwners / kWide;
+  constexpr int kCopies = Tile::kOwners * Tile::kStreamed / kThreads, kAcross = Tile::kOwners / kWide;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int owner = warp % kAcross * kWide + lane % kWide, streamed = warp / kAcross * kHigh + lane / kWide;
+  const int owners = static_cast<int>(min(p.owner_rows - first_owner, int64_t{Tile::kOwners})) - owner;
+  const int rows = static_cast<int>(min(last - first, int64_t{Tile::kStreamed}));
+  const int left = rows - streamed;
+  constexpr int64_t kSize = sizeof(Scalar);
+  const int64_t pitch = p.block.pitch * kSize, i = first_owner + owner, j = first + streamed;
+  const char* from =
+      static_cast<const char*>(p.block.values) + (kQueriesOwn ? i * pitch + j * kSize : j * pitch + i * kSize);
+  const uint32_t to = shared_address(&step.weights[streamed][owner]);
 #pragma unroll
-  for (int k = 0; k < kSteps; k++) {
-    const int tile = kWarps * k + warp;
-    const int owner = tile % kAcross * kWide + lane % kWide, streamed = tile / kAcross * kHigh + lane / kWide;
-    const int64_t i = first_owner + owner, j = first + streamed;
-    const Scalar* from =
-        static_cast<const Scalar*>(p.block.values) + (kQueriesOwn ? i * p.block.pitch + j : j * p.block.pitch + i);
-    copy_async<sizeof(Scalar)>(shared_address(&step.weights[streamed][owner]), from,
-                               i < p.owner_rows && j < last ? sizeof(Scalar) : 0);
+  for (int k = 0; k < kCopies; k++) {
+    const int o = kWarps * k % kAcross * kWide, s = kWarps * k / kAcross * kHigh;
+    copy_async<kSize>(to + (s * (Tile::kOwners + Tile::kPad) + o) * kSize,
+                      from + (kQueriesOwn ? o * pitch + s * kSize : s * pitch + o * kSize),
+                      s < left ? (o < owners ? kSize : 0) : 0);
   }
-  const int unit = threadIdx.x % Tile::kUnitThreads * kRun<Scalar>;
-  const int64_t k = first_unit + unit;
+  const int unit = threadIdx.x % Tile::kUnitThreads * kRun<Scalar>, row = threadIdx.x / Tile::kUnitThreads;
+  const Scalar* negated = p.streamed + (first + row) * p.unit_pitch + first_unit + unit;
+  const uint32_t place = shared_address(&step.negated[row][unit]);
+  const bool inside = first_unit + unit < p.unit_pitch;
 #pragma unroll
-  for (int row = threadIdx.x / Tile::kUnitThreads; row < Tile::kStreamed; row += kThreads / Tile::kUnitThreads)
-    copy_async<16>(shared_address(&step.negated[row][unit]), p.streamed + (first + row) * p.unit_pitch + k,
-                   first + row < last && k < p.unit_pitch ? 16 : 0);
+  for (int r = 0; r < Tile::kStreamed; r += kThreads / Tile::kUnitThreads)
+    copy_async<16>(place + r * Tile::kUnits * sizeof(Scalar), negated + r * p.unit_pitch,
+                   inside && r < rows - row ? 16 : 0);
   close_copies();
 }
 
@@ -198,7 +206,7 @@ __global__ void __launch_bounds__(kThreads) one_layer_sums(const __grid_constant
   for (int r = 0; r < kThread; r++) {
     const int64_t i = first_owner + r / kHalf * (Tile::kOwners / 2) + owner + r % kHalf;
     if (i < p.owner_rows && k < p.unit_pitch)
-      store_run(sums[r], p.parts + (blockIdx.z * p.owner_rows + i) * p.unit_pitch + k, kHalf);
+      store_whole_run(sums[r], p.parts + (blockIdx.z * p.owner_rows + i) * p.unit_pitch + k);
   }
 }
 

@@ -155,20 +155,25 @@ __global__ void __launch_bounds__(kThreads) two_layer_weight_sums(const __grid_c
     load_run(a, x), load_run(a + Tile::kFew / 2, x + kHalf);
     load_run(b, y), load_run(b + Tile::kFew / 2, y + kHalf);
     const bool inside = column < p.block.columns;
-    const uint8_t* signs = p.signs + (row * p.block.columns + column) * bytes + first_unit / Tile::kBits + 2 * part;
+    const uint8_t* signs = p.signs + (row * p.block.columns + column) * bytes + first_unit / Tile::kBits + part;
     weight = inside ? static_cast<const Scalar*>(p.block.values)[row * p.block.pitch + column] : Scalar(0);
-    bits[0] = inside ? signs[0] : 0, bits[1] = inside ? signs[1] : 0;
+    bits[0] = inside ? signs[0] : 0, bits[1] = inside ? signs[8] : 0;
     column += Tile::kDepth;
     if (column - pair >= p.block.columns) column = pair, row++;
   };
   const auto place = [&](int use) {
 #pragma unroll
-    for (int q = 0; q < kThread; q++) {
-      hidden[use][pair][q / kHalf * (Tile::kFew / 2) + part * kHalf + q % kHalf] = larger(x[q] + y[q], Scalar(0));
+    for (int half = 0; half < 2; half++) {
+      Scalar run[kHalf];
 #pragma unroll
-      for (int byte = 0; byte < 2; byte++)
-        switched[use][pair][q / kHalf * (Tile::kUnits / 2) + (2 * part + byte) * kHalf + q % kHalf] =
-            bits[byte] >> q & 1 ? weight : Scalar(0);
+      for (int q = 0; q < kHalf; q++) run[q] = larger(x[half * kHalf + q] + y[half * kHalf + q], Scalar(0));
+      store_whole_run(run, hidden[use][pair] + half * (Tile::kFew / 2) + part * kHalf);
+#pragma unroll
+      for (int byte = 0; byte < 2; byte++) {
+#pragma unroll
+        for (int q = 0; q < kHalf; q++) run[q] = bits[byte] >> (half * kHalf + q) & 1 ? weight : Scalar(0);
+        store_whole_run(run, switched[use][pair] + half * (Tile::kUnits / 2) + (part + 8 * byte) * kHalf);
+      }
     }
   };
   const int unit_thread = threadIdx.x / 8, hidden_thread = threadIdx.x % 8;
@@ -183,8 +188,8 @@ __global__ void __launch_bounds__(kThreads) two_layer_weight_sums(const __grid_c
 #pragma unroll
   for (int q = 0; q < kThread; q++) {
     Scalar* out = p.parts + (blockIdx.z * p.units + first_unit + unit_thread * kThread + q) * p.pitch + first_hidden;
-    store_run(sums[q], out + hidden_thread * kHalf, kHalf);
-    store_run(sums[q] + kHalf, out + Tile::kFew / 2 + hidden_thread * kHalf, kHalf);
+    store_whole_run(sums[q], out + hidden_thread * kHalf);
+    store_whole_run(sums[q] + kHalf, out + Tile::kFew / 2 + hidden_thread * kHalf);
   }
 }
 

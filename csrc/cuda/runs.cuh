@@ -17,12 +17,16 @@ __device__ __forceinline__ void load_run(const double* from, double* to) {
   to[0] = run.x, to[1] = run.y;
 }
 
-// Of a row with `left` elements.
+__device__ __forceinline__ void store_whole_run(const float* from, float* to) {
+  *reinterpret_cast<float4*>(to) = {from[0], from[1], from[2], from[3]};
+}
+__device__ __forceinline__ void store_whole_run(const double* from, double* to) {
+  *reinterpret_cast<double2*>(to) = {from[0], from[1]};
+}
+
+// Anywhere, of a row with `left` elements.
 __device__ __forceinline__ void store_run(const float* from, float* to, int64_t left) {
-  if (left >= 4 && reinterpret_cast<uintptr_t>(to) % 16 == 0) {
-    *reinterpret_cast<float4*>(to) = {from[0], from[1], from[2], from[3]};
-    return;
-  }
+  if (left >= 4 && reinterpret_cast<uintptr_t>(to) % 16 == 0) return store_whole_run(from, to);
 #pragma unroll
   for (int k = 0; k < 4; k++)
     if (k < left) to[k] = from[k];

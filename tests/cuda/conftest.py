@@ -40,17 +40,9 @@ def walks(session_walks, monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="session")
-def session_joint_walks(build):
-    return JointWalks(build)
-
-
 @pytest.fixture
-def joint_walks(session_joint_walks, monkeypatch):
-    """As `walks`, for the operators on joint critics."""
-    monkeypatch.setattr(mi_ext.ops.joint, "_raw", session_joint_walks)
-    session_joint_walks.multiprocessors = 1
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield session_joint_walks
-    torch.set_num_threads(threads)
+def joint_walks(walks, monkeypatch):
+    """The same for the operators on joint critics."""
+    joint = JointWalks(walks)
+    monkeypatch.setattr(mi_ext.ops.joint, "_raw", joint)
+    return joint

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from joint_problems import CALLS, INF, check, evaluate, from_scores, normal, problem
+from joint_problems import CALLS, INF, Expected, check, evaluate, from_scores, normal, problem
 
 from mi_ext import ops, reference
 
@@ -40,20 +40,19 @@ def test_no_candidates(layers, joint_walks):
 @pytest.mark.parametrize("why", ["labels", "log-weights"])
 def test_everything_excluded(call, layers, why):
     """−inf, and a gradient of 0 from the negatives, never NaN."""
-    p = problem(20, 33, 5, layers, dtype=torch.float32)
-    labels = torch.ones(20, dtype=torch.int64), torch.ones(33, dtype=torch.int64)
-    v = torch.full((33,), -INF, dtype=torch.float64)
+    p = problem(7, 9, 5, layers, dtype=torch.float32)
+    labels = torch.ones(7, dtype=torch.int64), torch.ones(9, dtype=torch.int64)
+    v = torch.full((9,), -INF, dtype=torch.float64)
     excluded = (None, None, v) if why == "log-weights" else (*labels, None)
     p = replace(p, exclusions=(p.exclusions[0], *excluded))
     results = evaluate(ops, call, p)
     assert not any(value.isnan().any() for value in results.values())
     if "negative_lse" in results:
         assert (results["negative_lse"] == -INF).all() and (results["column_negative_lse"] == -INF).all()
-    check(call, p)
+    Expected.of(call, p).judge(results)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("height", [30.0, 3000.0])
+@pytest.mark.parametrize("height,dtype", [(30.0, torch.float32), (3000.0, torch.float32), (3000.0, torch.float64)])
 @pytest.mark.parametrize("call", ["statistics with columns", "cross-entropy"])
 def test_one_dominant_score(call, height, dtype):
     s = normal(20, 70)
@@ -71,19 +70,17 @@ def test_tiny_losses(margin):
         assert (ours[name] - truth[name]).norm() <= 1e-4 * truth[name].norm(), name
 
 
-@LAYERS
 @SOME_CALLS
 @pytest.mark.parametrize("scale", [1e4, 0.0])
-def test_scales(call, layers, scale):
-    check(call, problem(9, 40, 5, layers, "targets", torch.float32, scale), epsilons=0 if scale else 96)
+def test_scales(call, scale):
+    check(call, problem(9, 40, 5, 1, "targets", torch.float32, scale), epsilons=0 if scale else 96)
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
 @pytest.mark.parametrize("layers,value", [(1, INF), (1, -INF), (1, math.nan), (2, -INF), (2, math.nan)])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_non_finite_entries(name, layers, value, dtype):
+def test_non_finite_entries(name, layers, value):
     """Statistics follow torch.logsumexp row by row, and what is excluded is not looked at."""
-    p = problem(20, 41, 9, layers, "everything", dtype)
+    p = problem(20, 41, 9, layers, "everything", torch.float64 if math.isnan(value) else torch.float32)
     tensor = getattr(p, name).clone()
     tensor[3, 2], tensor[17, 4] = value, value
     p = replace(p, **{name: tensor})
