@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import mi_ext
+from mi_ext import critics
 from mi_ext.losses import CLIP, InfoNCE, SigLIP
 
 from . import bank, importance
 from . import competitors as c
+from . import joint as joint_critic
 from .harness import COMPILED, OURS
 
 
@@ -159,6 +161,22 @@ def own_negatives(device: str, dtype: torch.dtype, n: int, k: int, d: int) -> Pr
     return Problem(name, 6 * n * k * d, inputs, {OURS: ours, **plain(eager)}, leaves=3)
 
 
+def joint(device: str, n: int, h: int, layers: int) -> Problem:
+    """InfoNCE of a network on every pair, gradients of its parameters too: 12 n² h flops, or 6 n² h² of two layers."""
+    critic = critics.Joint(joint_critic.WIDTH, joint_critic.WIDTH, h, layers)
+    parameters = list(critic.parameters())
+
+    def inputs() -> list[Tensor]:
+        return [
+            *rows_on(device, torch.float32, n, n, d=joint_critic.WIDTH),
+            *(p.detach().to(device) for p in parameters),
+        ]
+
+    losses = {OURS: partial(joint_critic.ours, critic), **plain(joint_critic.eager)}
+    flops = n * n * h * (12 if layers == 1 else 6 * h)
+    return Problem(f"joint critic n=m={n} h={h} layers={layers}", flops, inputs, losses, leaves=2 + len(parameters))
+
+
 def problems(device: str) -> list[Problem]:
     """The most telling first: what comes last may fall to the time limit."""
     half, single = torch.bfloat16, torch.float32
@@ -171,10 +189,12 @@ def problems(device: str) -> list[Problem]:
     ]
     found += [clip(device, half, 32768, 512), siglip(device, half, 32768, 512)]
     found += [decomposed(device, dtype, 16384, 128) for dtype in (half, single)]
+    found += [joint(device, 512, 256, 1), joint(device, 512, 256, 2)]
     more = [in_batch(device, half, n, 128) for n in (4096, 65536, 262144, 1048576)]
     more += [in_batch(device, dtype, 16384, d) for d in (64, 256, 512, 1024) for dtype in (half, single)]
     more += [in_batch(device, single, n, 128) for n in (4096, 65536, 262144)]
     more += [in_batch(device, torch.float16, 16384, 128)]
+    more += [joint(device, 4096, 256, 1), joint(device, 4096, 256, 2)]
     return found + [without_compile(problem) for problem in more]
 
 
@@ -185,6 +205,7 @@ def tiny_problems(device: str) -> list[Problem]:
     found += [moco(device, single, 32, 256, 32), crd(device, single, 8, 64, 200, 32)]
     found += [decomposed(device, single, 96, 32)]
     found += [with_memory_gradient(crd(device, single, 8, 64, 200, 32)), own_negatives(device, single, 16, 8, 32)]
+    found += [joint(device, 32, 16, layers) for layers in (1, 2)]
     return [without_compile(problem) for problem in found]
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mi_ext import bounds, critics
+from mi_ext import critics
 
 from . import competitors as c
 from . import harness
@@ -51,18 +51,18 @@ def build(layers: int, n: int, m: int, h: int) -> dict:
     critic = critics.Joint(WIDTH, WIDTH, h, layers)
     parameters = list(critic.parameters())
     x, y = torch.randn(n, WIDTH), torch.randn(m, WIDTH)
-
-    def ours(x: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
-        names = [name for name, _ in critic.named_parameters()]
-        scores = torch.func.functional_call(critic, dict(zip(names, weights, strict=True)), (x, y))
-        return -bounds.infonce(scores)
-
-    competitors = {OURS: c.forward_backward(ours, x, y, *parameters)}
+    competitors = {OURS: c.forward_backward(partial(ours, critic), x, y, *parameters)}
     if layers == 2:
         competitors["bare products"] = bare_products(n * m, h)
     competitors[COMPILED] = c.forward_backward(c.compiled(eager), x, y, *parameters)
     competitors["eager"] = c.forward_backward(eager, x, y, *parameters)
     return competitors
+
+
+def ours(critic: critics.Joint, x: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
+    names = [name for name, _ in critic.named_parameters()]
+    scores = torch.func.functional_call(critic, dict(zip(names, weights, strict=True)), (x, y))
+    return scores.cross_entropy()
 
 
 def eager(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, *others: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def eager(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, *others: Tensor) -
     hidden = a[:, None, :] + b
     for weight, bias in zip(others[::2], others[1::2], strict=True):
         hidden = F.linear(hidden.relu(), weight, bias)
-    return F.cross_entropy(hidden.squeeze(2), torch.arange(len(x)))
+    return F.cross_entropy(hidden.squeeze(2), torch.arange(len(x), device=x.device))
 
 
 def bare_products(pairs: int, h: int):

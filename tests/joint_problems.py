@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from problems import wide
+from problems import moved, wide
 from torch import Tensor
 
 from mi_ext import ops, reference
@@ -48,6 +48,12 @@ class Problem:
     def to(self, dtype: torch.dtype) -> "Problem":
         return replace(self, **{name: None if t is None else t.to(dtype) for name, t in self.tensors.items()})
 
+    def moved(self) -> "Problem":
+        """On the device in use, see `problems.on`."""
+        exclusions = tuple(map(moved, self.exclusions))
+        tensors = {name: moved(t) for name, t in self.tensors.items()}
+        return replace(self, **tensors, bias=moved(self.bias), exclusions=exclusions)
+
 
 def problem(n: int, m: int, h: int, layers: int, kind: str = "targets", dtype=torch.float64, scale=1.0) -> Problem:
     g = torch.Generator().manual_seed(1000 * n + 10 * m + h)
@@ -71,6 +77,23 @@ def _exclusions(kind: str, n: int, m: int, g: torch.Generator) -> reference.Excl
         v = torch.randn(m, generator=g, dtype=torch.float64)
         v[torch.rand(m, generator=g) < 0.2] = -INF
     return torch.randint(m, (n,), generator=g), *labels, v
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def from_scores(s, dtype):
+    """One layer with the scores s_ij = relu(s_ij + C) − C: large negative entries of b turn all other units off."""
+    n, m = s.shape
+    high = s.abs().max() + 1
+    a = torch.cat([s + high, torch.full((n, 1), high.item(), dtype=s.dtype)], 1)
+    b = torch.cat([torch.where(torch.eye(m, dtype=torch.bool), 0.0, -4 * high), torch.zeros(m, 1, dtype=s.dtype)], 1)
+    last = torch.ones(m + 1, dtype=s.dtype)
+    last[-1] = -1
+    p = problem(n, m, m + 1, 1)
+    target = torch.arange(n) % m
+    return replace(p, a=a, b=b, last_weight=last, exclusions=(target, None, None, None)).to(dtype)
 
 
 def _network(leaf):
@@ -119,19 +142,21 @@ CALLS = {
 
 def evaluate(implementation, call: str, p: Problem, gradients: bool = True) -> dict[str, Tensor]:
     """Results of one call, and "d…": the gradients of Σ_k <u_k, result_k>, u random, over the finite results."""
+    p = p if implementation is reference else p.moved()
     leaves = p.tensors | {"bias": p.bias}
     leaves = {k: None if t is None else t.detach().requires_grad_(gradients) for k, t in leaves.items()}
     results = {k: t for k, t in CALLS[call](implementation, p, leaves).items() if t is not None}
-    found = {k: t.detach() for k, t in results.items()}
+    found = {k: t.detach().cpu() for k, t in results.items()}
     if not gradients:
         return found
     g = torch.Generator().manual_seed(11)
     asked = {k: t for k, t in leaves.items() if t is not None}
     total = sum(0 * t.double().flatten()[:0].sum() for t in asked.values())  # depends on all, so each has a gradient
     for result in results.values():
-        upstream = torch.rand(result.shape, generator=g, dtype=torch.float64) + 0.5
+        upstream = (torch.rand(result.shape, generator=g, dtype=torch.float64) + 0.5).to(result.device)
         total = total + (upstream * torch.where(result.isfinite(), result.double(), 0.0)).sum()
-    return found | {f"d{k}": t for k, t in zip(asked, torch.autograd.grad(total, list(asked.values())), strict=True)}
+    derivatives = torch.autograd.grad(total, list(asked.values()))
+    return found | {f"d{k}": t.cpu() for k, t in zip(asked, derivatives, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 import re
 from types import SimpleNamespace
 
+import joint_problems
 import pytest
 import torch
 from problems import CALLS, problem
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mi_ext import _C, DotScores, GatheredScores, bounds, losses, ops, validation
+from mi_ext import _C, DotScores, GatheredScores, bounds, critics, losses, ops, validation
 from mi_ext.ops.cuda import tf32
 
 raw = torch.ops.mi_ext
@@ -145,6 +146,14 @@ def test_supervised_loss_does_not_wait(monkeypatch):
     forward_and_backward(lambda x: losses.SupCon()(x, LABELS[0]), X)
 
 
+@pytest.mark.parametrize("name", ["infonce", "jensen_shannon", "smile", "donsker_varadhan", "donsker_varadhan, all"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_bounds_of_joint_critics_do_not_wait(name, layers, monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    critic = critics.Joint(4, 4, 5, layers)
+    forward_and_backward(lambda x, y: BOUNDS[name](critic(x, y, labels=LABELS)), X, Y)
+
+
 def test_waiting_is_noticed():
     with pytest.raises(AssertionError, match="the host would wait"), NeverWaiting():
         SCALE.item()
@@ -257,6 +266,30 @@ def test_errors_of_kernels_for_gpus(operator):
     name = operator.removeprefix("mi_ext::")
     with pytest.raises(RuntimeError, match=f"{operator}: {of_kernel if BUILT else of_none}"):
         getattr(raw, name).default._op_dk(CUDA, *arguments(name, problem(4, 5, 3)))
+
+
+def joint_arguments(operator):
+    """Positional, of a raw operator."""
+    p = joint_problems.problem(4, 5, 3, 1)
+    rows, none = torch.zeros(4, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+    tensors, exclusions = tuple(p.tensors.values()), p.exclusions
+    return {
+        "joint_statistics": (*tensors, *exclusions, False),
+        "joint_clipped_lse": (*tensors, p.bias, *exclusions, 1.0),
+        "joint_fused": (*tensors, *exclusions, 0.0, 0.0, False),
+        "joint_gradient": (*tensors, *exclusions, rows, none, rows, rows, none),
+        "joint_softplus_sum": (*tensors, p.bias, *exclusions, True),
+        "joint_matrix": tensors,
+        "joint_matrix_gradient": (*tensors, torch.zeros(4, 5)),
+    }[operator]
+
+
+@pytest.mark.parametrize("operator", [name for name in OPERATORS if re.match("mi_ext::joint_(?!ranking)", name)])
+def test_errors_of_joint_kernels_for_gpus(operator):
+    of_kernel = "expected all tensors on one GPU, but a is on cpu"
+    name = operator.removeprefix("mi_ext::")
+    with pytest.raises(RuntimeError, match=f"{operator}: {of_kernel if BUILT else 'got tensors on .* built '}"):
+        getattr(raw, name).default._op_dk(CUDA, *joint_arguments(name))
 
 
 def test_no_operator_leaves_a_tensor_on_a_gpu_without_an_answer():

@@ -5,11 +5,12 @@ Values and gradients are judged by test_ops_oracle.py and test_ops_edges.py, whi
 
 import math
 
+import joint_problems
 import pytest
 import torch
 from problems import CALLS, evaluate, on, problem
 
-from mi_ext import _C, DotScores, bounds, losses, ops
+from mi_ext import _C, DotScores, bounds, critics, losses, ops
 
 if not torch.cuda.is_available():
     pytest.skip("torch finds no GPU here", allow_module_level=True)
@@ -144,6 +145,55 @@ def test_runs_agree_bit_by_bit(call, dtype):
     with on("cuda"):
         first, *others = (evaluate(ops, call, p) for _ in range(4))
     assert all(torch.equal(again[name], first[name]) for again in others for name in first)
+
+
+LAYERS = pytest.mark.parametrize("layers", [1, 2], ids=["one layer", "two layers"])
+
+
+@LAYERS
+@pytest.mark.parametrize("call", joint_problems.CALLS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_joint_values_and_gradients(call, dtype, layers):
+    shapes = joint_problems.SMALL_SHAPES if dtype == torch.bfloat16 else joint_problems.SHAPES
+    with on("cuda"):
+        for k, shape in enumerate(shapes):
+            kind = joint_problems.EXCLUSIONS[k % len(joint_problems.EXCLUSIONS)]
+            joint_problems.check(call, joint_problems.problem(*shape, layers, kind, dtype))
+
+
+@LAYERS
+@pytest.mark.parametrize("call", joint_problems.CALLS)
+def test_joint_runs_agree_bit_by_bit(call, layers):
+    p = joint_problems.problem(300, 200, 33, layers, "everything", torch.float32)
+    with on("cuda"):
+        first, *others = (joint_problems.evaluate(ops, call, p) for _ in range(4))
+    assert all(torch.equal(again[name], first[name]) for again in others for name in first)
+
+
+@LAYERS
+@pytest.mark.parametrize("bound", [bounds.infonce, bounds.jensen_shannon, lambda s: bounds.smile(s, 2.0)])
+def test_bounds_of_joint_critics_agree_with_the_cpu_and_never_wait(bound, layers, request):
+    critic = critics.Joint(7, 5, 65, layers)
+    x, y = unit_rows(150, 7, 0, device="cpu"), unit_rows(150, 5, 1, device="cpu")
+    truth = bound(critic(x, y))
+    there, x, y = critic.cuda(), x.cuda(), y.cuda()
+    request.getfixturevalue("no_waiting")
+    ours = bound(there(x, y))
+    ours.backward()
+    torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(ours.cpu(), truth, rtol=1e-4, atol=1e-5)
+
+
+@LAYERS
+def test_joint_memory_is_bounded(layers):
+    """2^28 pairs, 1 GiB of scores and 8 GiB of hidden units: a block of them at a time exists."""
+    x, y = unit_rows(16384, 8, 0), unit_rows(16384, 8, 1)
+    critic = critics.Joint(8, 8, 32, layers).cuda()
+    bounds.infonce(critic(x[:64], y[:64])).backward()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    bounds.infonce(critic(x, y)).backward()
+    assert torch.cuda.max_memory_allocated() - before <= 256 << 20
 
 
 def test_more_pairs_than_32_bits_count():

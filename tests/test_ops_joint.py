@@ -5,7 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from joint_problems import CALLS, EXCLUSIONS, INF, NAMES, SHAPES, SMALL_SHAPES, check, evaluate, expected, problem
+from joint_problems import (
+    CALLS,
+    EXCLUSIONS,
+    INF,
+    NAMES,
+    SHAPES,
+    SMALL_SHAPES,
+    check,
+    evaluate,
+    expected,
+    from_scores,
+    normal,
+    problem,
+)
 from problems import DTYPES, LAYOUTS, laid_out, wide
 
 from mi_ext import _C, ops, reference
@@ -83,23 +96,6 @@ def test_more_candidates_than_a_block_can_keep(call):
 
 
 # Edges --------------------------------------------------------------------------------------------------------------
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def from_scores(s, dtype):
-    """One layer with the scores s_ij = relu(s_ij + C) − C: large negative entries of b turn all other units off."""
-    n, m = s.shape
-    high = s.abs().max() + 1
-    a = torch.cat([s + high, torch.full((n, 1), high.item(), dtype=s.dtype)], 1)
-    b = torch.cat([torch.where(torch.eye(m, dtype=torch.bool), 0.0, -4 * high), torch.zeros(m, 1, dtype=s.dtype)], 1)
-    last = torch.ones(m + 1, dtype=s.dtype)
-    last[-1] = -1
-    p = problem(n, m, m + 1, 1)
-    target = torch.arange(n) % m
-    return replace(p, a=a, b=b, last_weight=last, exclusions=(target, None, None, None)).to(dtype)
 
 
 @one_thread

@@ -121,6 +121,24 @@ struct JointProblem {
   int64_t inner() const { return inner_weight.rows; }  // h1
 };
 
+// The same on a device. The bias stays there, as the scalars of DeviceDotProblem.
+struct DeviceJointProblem {
+  Features queries;       // a [n, h]
+  Features candidates;    // b [m, h]
+  Features inner_weight;  // W1 [h1, h]; no rows: one hidden layer
+  Features inner_bias;    // b1 [1, h1]
+  Features last_weight;   // w [1, h1], or [1, h]
+  int64_t hidden = 0;     // h
+  Dtype dtype = Dtype::kFloat32;
+  const double* bias = nullptr;  // null: 0
+  Exclusions exclusions;
+  int multiprocessors = 1;
+
+  int64_t n() const { return queries.rows; }
+  int64_t m() const { return candidates.rows; }
+  int64_t inner() const { return inner_weight.rows; }  // h1
+};
+
 // Contiguous gradients with respect to a, b, W1, b1 and w. Element type: double for double inputs, else float.
 struct JointGradients {
   void* queries = nullptr;

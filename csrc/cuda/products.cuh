@@ -1,10 +1,8 @@
 // Around the walks of gradients: weights measured against the largest of them, and sums of products turned into
 // gradients.
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "../core/log_sum_exp.h"
+#include "element.cuh"
 #include "enqueue.cuh"
 
 namespace mi::cuda {
@@ -78,19 +76,6 @@ __global__ void softplus_terms(const double* log_weight, int64_t count, const No
   Term<Scalar> term{};
   term.sign = static_cast<Scalar>((log_weight ? exp(log_weight[k]) : 1) / normalizer->unit);
   out[k] = term;
-}
-
-__device__ inline double element(const void* data, Dtype dtype, int64_t k) {
-  switch (dtype) {
-    case Dtype::kBFloat16:
-      return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[k]);
-    case Dtype::kFloat16:
-      return __half2float(static_cast<const __half*>(data)[k]);
-    case Dtype::kFloat64:
-      return static_cast<const double*>(data)[k];
-    default:
-      return static_cast<const float*>(data)[k];
-  }
 }
 
 // Online weights are relative to the references of `parts`; what they come to, and the positives' part of a gradient,

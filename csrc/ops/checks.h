@@ -60,9 +60,12 @@ inline std::string device_name(const Tensor& t) {
   return (t.is_cuda() ? "cuda:" : "another device, number ") + std::to_string(t.get_device_index());
 }
 
-inline void check_device(const char* op, const char* name, const Tensor& t, const Tensor& x) {
+// x: the tensor that decides, under the name that the operator has for it.
+inline void check_device(const char* op, const char* name, const Tensor& t, const Tensor& x,
+                         const char* name_of_x = "x") {
   check(t.is_cuda() == x.is_cuda() && t.is_cpu() == x.is_cpu() && t.get_device_index() == x.get_device_index(), op,
-        name, " must be on ", device_name(x), ", like x, but is on ", device_name(t), ": move it with .to(x.device)");
+        name, " must be on ", device_name(x), ", like ", name_of_x, ", but is on ", device_name(t),
+        ": move it with .to(", name_of_x, ".device)");
 }
 
 inline Tensor rows_contiguous(const Tensor& t) {

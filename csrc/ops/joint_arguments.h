@@ -1,15 +1,16 @@
-// Arguments of the joint operators on the CPU: checked, made row-contiguous, and described to the kernels.
+// Arguments of the joint operators: checked, made row-contiguous, and described to the kernels of the CPU or of a GPU.
 #pragma once
 #include "dot_arguments.h"
 
 namespace mi {
 
-// Holds the tensors that a JointProblem points into.
-struct JointArguments {
-  JointProblem problem;
+// Holds the tensors that a JointProblem or DeviceJointProblem points into.
+template <class Problem>
+struct JointArgumentsOf {
+  Problem problem;
   Tensor a, b, last_weight;
-  std::optional<Tensor> inner_weight, inner_bias;
-  std::optional<Tensor> target, x_label, y_label, candidate_log_weight;
+  OptionalTensor inner_weight = {}, inner_bias = {};
+  OptionalTensor target = {}, x_label = {}, y_label = {}, candidate_log_weight = {};
 };
 
 inline Features features_of(const Tensor& t) {
@@ -18,11 +19,13 @@ inline Features features_of(const Tensor& t) {
   return {t.const_data_ptr(), rows, rows > 1 ? t.stride(0) : columns};
 }
 
-inline void set_joint_weights(const char* op, JointArguments& arguments) {
-  JointProblem& p = arguments.problem;
+template <class Problem>
+void set_joint_weights(const char* op, JointArgumentsOf<Problem>& arguments) {
+  Problem& p = arguments.problem;
   int64_t last = p.hidden;
   auto like_a = [&](const char* name, const Tensor& t) {
     check(t.scalar_type() == arguments.a.scalar_type(), op, name, " must have the dtype of a and b");
+    check_device(op, name, t, arguments.a, "a");
   };
   check(arguments.inner_weight.has_value() == arguments.inner_bias.has_value(), op,
         "inner_weight and inner_bias come together");
@@ -44,13 +47,15 @@ inline void set_joint_weights(const char* op, JointArguments& arguments) {
   p.last_weight = features_of(w);
 }
 
-inline void set_joint_exclusions(const char* op, JointArguments& arguments) {
-  JointProblem& p = arguments.problem;
+template <class Problem>
+void set_joint_exclusions(const char* op, JointArgumentsOf<Problem>& arguments) {
+  Problem& p = arguments.problem;
   Exclusions& e = p.exclusions;
-  auto pointer = [&]<class T>(std::optional<Tensor>& t, const char* name, int64_t length, ScalarType type,
+  auto pointer = [&]<class T>(OptionalTensor& t, const char* name, int64_t length, ScalarType type,
                               const char* type_name, const T*& out) {
     if (!t) return;
     check_vector(op, name, *t, length, type, type_name);
+    check_device(op, name, *t, arguments.a, "a");
     t = torch::stable::contiguous(*t);
     out = static_cast<const T*>(t->const_data_ptr());
   };
@@ -60,22 +65,22 @@ inline void set_joint_exclusions(const char* op, JointArguments& arguments) {
   pointer(arguments.y_label, "y_label", p.m(), ScalarType::Long, "int64", e.candidate_label);
   pointer(arguments.candidate_log_weight, "candidate_log_weight", p.m(), ScalarType::Double, "float64",
           e.candidate_log_weight);
-  if (e.target) check_targets(op, e.target, p.n(), p.m());
 }
 
-// Fills `problem` from the tensors, which are already in place.
-inline void complete(const char* op, JointArguments& arguments) {
-  JointProblem& p = arguments.problem;
+// Fills `problem` from the tensors, which are already in place; what needs no look at any value.
+template <class Problem>
+void describe(const char* op, JointArgumentsOf<Problem>& arguments) {
+  Problem& p = arguments.problem;
   Tensor &a = arguments.a, &b = arguments.b;
   check(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(1), op,
         "a [n, h] and b [m, h] must agree in h, but have shapes ", shape_of(a), " and ", shape_of(b));
   check(a.scalar_type() == b.scalar_type(), op, "a and b must have the same dtype");
+  check_device(op, "b", b, a, "a");
   p.dtype = dtype_of(op, "a", a);
   p.hidden = a.size(1);
   check(p.hidden > 0, op, "a and b need at least one hidden unit, but h = 0");
   a = rows_contiguous(a), b = rows_contiguous(b);
   p.queries = features_of(a), p.candidates = features_of(b);
-  p.threads = static_cast<int>(torch::stable::get_num_threads());
   set_joint_weights(op, arguments);
   set_joint_exclusions(op, arguments);
 }

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # problems, ptxsim
 from compiled import built
 from gathered_walks import GatheredWalks
 from importance_walks import ImportanceWalks
+from joint_walks import JointWalks
 from ptxsim.toolchain import find_nvcc
 from ranking_walks import RankingWalks
 from walks import Walks
@@ -18,6 +19,7 @@ from walks import Walks
 import mi_ext.ops.dot
 import mi_ext.ops.gathered
 import mi_ext.ops.importance
+import mi_ext.ops.joint
 import mi_ext.ops.ranking
 
 
@@ -52,3 +54,11 @@ def gathered_walks(walks, monkeypatch):
     gathered = GatheredWalks(walks)
     monkeypatch.setattr(mi_ext.ops.gathered, "_raw", gathered)
     return gathered
+
+
+@pytest.fixture
+def joint_walks(walks, monkeypatch):
+    """The same for the operators on joint critics."""
+    joint = JointWalks(walks)
+    monkeypatch.setattr(mi_ext.ops.joint, "_raw", joint)
+    return joint

@@ -2,6 +2,7 @@
 // the walks of csrc/cuda's headers under C names.
 #include "../../csrc/cuda/gathered.h"
 #include "../../csrc/cuda/importance.h"
+#include "../../csrc/cuda/joint.h"
 #include "../../csrc/cuda/kernels.h"
 #include "../../csrc/cuda/ranking.h"
 
@@ -171,5 +172,38 @@ size_t bank_gradient_workspace(const DeviceGatheredProblem* p, const cuda::Sorte
 int bank_gradient(const DeviceGatheredProblem* p, const cuda::PairWeights* weights, const cuda::SortedPairs* sorted,
                   void* gradient, void* workspace) {
   return cuda::bank_gradient(*p, *weights, *sorted, gradient, workspace, nullptr);
+}
+
+size_t joint_statistics_workspace(const DeviceJointProblem* p, const JointStatistics* s) {
+  return cuda::joint_statistics_workspace(*p, *s);
+}
+int joint_statistics(const DeviceJointProblem* p, const JointStatistics* s, void* workspace) {
+  return cuda::joint_statistics(*p, *s, workspace, nullptr);
+}
+size_t joint_fused_workspace(const DeviceJointProblem* p) { return cuda::joint_fused_workspace(*p); }
+int joint_fused(const DeviceJointProblem* p, const PartitionWeights* weights, const JointStatistics* s,
+                const JointGradients* g, double* loss, void* workspace) {
+  return cuda::joint_fused(*p, *weights, *s, *g, loss, workspace, nullptr);
+}
+size_t joint_gradient_workspace(const DeviceJointProblem* p) { return cuda::joint_gradient_workspace(*p); }
+int joint_gradient(const DeviceJointProblem* p, const UpstreamGradients* up, const JointGradients* g, void* workspace) {
+  return cuda::joint_gradient(*p, *up, *g, workspace, nullptr);
+}
+size_t joint_softplus_sum_workspace(const DeviceJointProblem* p, const JointGradients* g) {
+  return cuda::joint_softplus_sum_workspace(*p, g->last_weight != nullptr);
+}
+int joint_softplus_sum(const DeviceJointProblem* p, double* value, double* bias_gradient, const JointGradients* g,
+                       void* workspace) {
+  return cuda::joint_softplus_sum(*p, value, bias_gradient, g->last_weight ? g : nullptr, workspace, nullptr);
+}
+size_t joint_matrix_workspace(const DeviceJointProblem* p) { return cuda::joint_matrix_workspace(*p); }
+int joint_matrix(const DeviceJointProblem* p, void* scores, void* workspace) {
+  return cuda::joint_matrix(*p, scores, workspace, nullptr);
+}
+size_t joint_matrix_gradient_workspace(const DeviceJointProblem* p) {
+  return cuda::joint_matrix_gradient_workspace(*p);
+}
+int joint_matrix_gradient(const DeviceJointProblem* p, const void* upstream, const JointGradients* g, void* workspace) {
+  return cuda::joint_matrix_gradient(*p, upstream, *g, workspace, nullptr);
 }
 }

@@ -66,3 +66,24 @@ GatheredLoss = _struct(
 )
 PairWeights = _struct("PairWeights", scores=POINTER, negative_lse=POINTER, row_weight=POINTER)
 SortedPairs = _struct("SortedPairs", first=INT64, queries=INT64, row=POINTER, pair=POINTER)
+JointProblem = _struct(
+    "JointProblem",
+    queries=Features,
+    candidates=Features,
+    inner_weight=Features,
+    inner_bias=Features,
+    last_weight=Features,
+    hidden=INT64,
+    dtype=INT,
+    bias=POINTER,
+    exclusions=Exclusions,
+    multiprocessors=INT,
+)
+JointGradients = _struct(
+    "JointGradients",
+    queries=POINTER,
+    candidates=POINTER,
+    inner_weight=POINTER,
+    inner_bias=POINTER,
+    last_weight=POINTER,
+)
