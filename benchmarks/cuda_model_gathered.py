@@ -2,10 +2,10 @@
 
     python -m benchmarks.cuda_model_gathered      needs nvcc
 
-A fused loss with the gradients of queries and of a bank, run in tests/ptxsim on few and on twice as many negatives, so
-that what starts and ends a walk does not count. For each pair: bytes that its warps ask for (32 for every sector of an
-access) beside the compulsory ones, and instructions of PTX (lanes: those of a warp × 32). The time is what those bytes
-take at the datasheet's peak of the memory, for the pairs of CRD; queries, which stay in cache, count as well.
+The walk of a fused loss, scores and dx, run in tests/ptxsim on few and on twice as many negatives, so that what starts
+and ends it does not count. For each pair: bytes that its warps ask for (32 for every sector of an access) beside the
+compulsory ones, a row and its index, and instructions of PTX (lanes: those of a warp × 32). The time is what those
+bytes take at the datasheet's peak of the memory, for the pairs of CRD.
 """
 
 import sys
@@ -16,7 +16,6 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/cuda")]
 N, SMALL, V, PAIRS = 4, 512, 2000, 64 * 16384
-KERNELS = {"gathered_queries": "scores and dx", "gathered_bankI": "dy of the bank"}
 WIDTHS = ((torch.float32, 64), (torch.float32, 128), (torch.bfloat16, 128), (torch.bfloat16, 512))
 
 
@@ -29,31 +28,30 @@ def main() -> None:
     walks = GatheredWalks(Walks(built()))
     gpus = ("A100-80GB", "H100", "H200")
     print("A MODEL, no measurement: bytes and lanes of a pair, and µs for CRD's pairs at the peak of the memory.\n")
-    lines = [["kernel", "dtype", "d", "bytes", "compulsory", "lanes", *gpus]]
+    lines = [["dtype", "d", "bytes", "compulsory", "lanes", *gpus]]
     lines.append(["---"] * len(lines[0]))
     for dtype, d in WIDTHS:
-        once, twice = (launches(walks, dtype, d, m) for m in (SMALL, 2 * SMALL))
-        for kernel, what in KERNELS.items():
+        once, twice = (launch(walks, dtype, d, m) for m in (SMALL, 2 * SMALL))
 
-            def each(count, kernel=kernel, once=once, twice=twice) -> float:
-                before, after = (next(count(s) for s in stats if kernel in s.kernel) for stats in (once, twice))
-                return (after - before) / (N * SMALL)
+        def each(count, once=once, twice=twice) -> float:
+            return (count(twice) - count(once)) / (N * SMALL)
 
-            counted = each(lambda s: 32 * (s.global_load_sectors + s.global_store_sectors))
-            read = d * torch.finfo(dtype).bits // 8 + (8 + 4 if kernel == "gathered_queries" else 4 + 8 + 4)
-            times = [f"{1e6 * counted * PAIRS / SPECS[gpu]['dram']:.0f}" for gpu in gpus]
-            name = str(dtype).removeprefix("torch.")
-            lanes = each(lambda s: 32 * s.warp_instructions)
-            lines.append([what, name, str(d), f"{counted:.0f}", str(read), f"{lanes:.0f}", *times])
+        counted = each(lambda s: 32 * (s.global_load_sectors + s.global_store_sectors))
+        compulsory = d * torch.finfo(dtype).bits // 8 + 8
+        times = [f"{1e6 * counted * PAIRS / SPECS[gpu]['dram']:.0f}" for gpu in gpus]
+        lanes = each(lambda s: 32 * s.warp_instructions)
+        name = str(dtype).removeprefix("torch.")
+        lines.append([name, str(d), f"{counted:.0f}", str(compulsory), f"{lanes:.0f}", *times])
     print("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
 
 
-def launches(walks, dtype: torch.dtype, d: int, m: int) -> list:
+def launch(walks, dtype: torch.dtype, d: int, m: int):
+    """Counts of the walk."""
     from gathered_problems import gathered
 
     p = gathered(N, m, d, V, "bank", dtype)
-    walks.gathered_fused(p.x, p.y, p.index, torch.ones((), dtype=torch.float64), p.positive, 0.0, 0.0, False, True)
-    return walks.launches
+    walks.gathered_fused(p.x, p.y, p.index, torch.ones((), dtype=torch.float64), p.positive, 0.0, 0.0, False, False)
+    return next(stats for stats in walks.launches if "gathered_queries" in stats.kernel)
 
 
 if __name__ == "__main__":
