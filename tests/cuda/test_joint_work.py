@@ -47,7 +47,7 @@ def test_units_of_one_layer_cost_six_instructions(joint_walks):
     joint_walks.joint_fused(*p.tensors.values(), *p.exclusions, 0.0, 0.0, False)
     loops = [stats for stats in joint_walks.walks.launches if "one_layer_s" in stats.kernel]
     assert len(loops) == 3  # one of scores: they are kept
-    assert lanes(loops) / 128**3 <= 1.15 * 3 * TWO
+    assert lanes(loops) / 128**3 <= 1.2 * 3 * TWO
     assert all(stats.atomics == 0 for stats in joint_walks.walks.launches)
 
 
