@@ -1,5 +1,7 @@
 // A table of the walks over one element type.
 #pragma once
+#include <type_traits>
+
 #include "pairwise.h"
 #include "pairwise_gradient.cuh"
 
@@ -18,31 +20,63 @@ cudaError_t launch(void (*kernel)(Params), const Params& p, int splits, int colu
 template <class T>
 constexpr TileShape shape_of = {T::kRows, T::kColumns, T::kWarpsAcross};
 
+// Runs `call` with the tiling for d: Chunked<T, chunks> of a known number of chunks, or Any.
+template <class T, class Any = T, int... kCounts, class Call>
+cudaError_t with_chunks(KnownChunks<kCounts...>, int64_t row_bytes, Call&& call) {
+  cudaError_t error = cudaSuccess;
+  const bool known =
+      ((ceil_div(row_bytes, kRowBytes) == kCounts && (error = call(Chunked<T, kCounts>{}), true)) || ...);
+  return known ? error : call(Any{});
+}
+
+// A split is so many tiles of Traits::WideGradient, whatever tiles T has.
+template <class Element, class T, class WeightsOf>
+cudaError_t launch_gradient(GradientParams p, int splits, cudaStream_t stream) {
+  p.walk.tiles_per_split *= Traits<Element>::WideGradient::kColumns / T::kColumns;
+  const int groups = static_cast<int>(ceil_div(p.dim, T::kValueChunks * T::kChunk));
+  return launch<T>(pairwise_gradient<T, WeightsOf>, p, splits, groups, stream);
+}
+
+template <class Element>
+cudaError_t launch_gradient(Weights weights, const GradientParams& p, int splits, cudaStream_t stream) {
+  using Tilings = Traits<Element>;
+  using Wide = typename Tilings::WideGradient;
+  using Narrow = typename Tilings::Gradient;
+  auto run = [&]<class T, class WeightsOf>(T, std::type_identity<WeightsOf>) {
+    return launch_gradient<Element, T, WeightsOf>(p, splits, stream);
+  };
+  if (weights == Weights::kSoftplus)
+    return p.owner_term ? run(Narrow{}, std::type_identity<SoftplusWeights<Narrow, true>>{})
+                        : run(Narrow{}, std::type_identity<SoftplusWeights<Narrow, false>>{});
+  if (p.owner_term && p.streamed_term)
+    return with_chunks<Narrow>(typename Tilings::Known{}, p.walk.row_bytes,
+                               [&]<class T>(T t) { return run(t, std::type_identity<FixedWeights<T, true, true>>{}); });
+  return with_chunks<Wide, Narrow>(typename Tilings::Known{}, p.walk.row_bytes, [&]<class T>(T t) {
+    if (weights == Weights::kOnline) return run(t, std::type_identity<OnlineWeights<T>>{});
+    return p.owner_term ? run(t, std::type_identity<FixedWeights<T, true, false>>{})
+                        : run(t, std::type_identity<FixedWeights<T, false, true>>{});
+  });
+}
+
 template <class Element>
 PairwiseKernels pairwise_kernels_of(int weight_shift) {
   using Forward = typename Traits<Element>::Forward;
   using Softplus = typename Traits<Element>::Softplus;
-  using Gradient = typename Traits<Element>::Gradient;
   return {
       sizeof(typename Forward::Scalar),
       weight_shift,
       shape_of<Forward>,
       shape_of<Softplus>,
-      shape_of<Gradient>,
+      shape_of<typename Traits<Element>::WideGradient>,
       [](const ForwardParams& p, int splits, cudaStream_t stream) {
-        return launch<Forward>(pairwise_forward<Forward, false>, p, splits, 1, stream);
+        return with_chunks<Forward>(typename Traits<Element>::Known{}, p.walk.row_bytes, [&]<class T>(T) {
+          return launch<T>(pairwise_forward<T, false>, p, splits, 1, stream);
+        });
       },
       [](const ForwardParams& p, int splits, cudaStream_t stream) {
         return launch<Softplus>(pairwise_forward<Softplus, true>, p, splits, 1, stream);
       },
-      [](Weights weights, const GradientParams& p, int splits, cudaStream_t stream) {
-        const int groups = static_cast<int>(ceil_div(p.dim, Gradient::kValueChunks * Gradient::kChunk));
-        if (weights == Weights::kSoftplus)
-          return launch<Gradient>(pairwise_gradient<Gradient, SoftplusWeights<Gradient>>, p, splits, groups, stream);
-        if (weights == Weights::kOnline)
-          return launch<Gradient>(pairwise_gradient<Gradient, OnlineWeights<Gradient>>, p, splits, groups, stream);
-        return launch<Gradient>(pairwise_gradient<Gradient, FixedWeights<Gradient>>, p, splits, groups, stream);
-      },
+      launch_gradient<Element>,
   };
 }
 

@@ -96,6 +96,7 @@ struct Products {
   using Columns = Rows;
   template <int kBlocks>
   static constexpr int kValueSteps = kBlocks / 2;
+  static constexpr bool kValuesAsRows = true;  // values_offset is rows_offset
 
   static __device__ __forceinline__ uint32_t segment(int row, int segment) { return segment ^ (row & 7); }
   static __device__ __forceinline__ uint32_t rows_offset(int lane) { return blocks_by_row(lane); }
@@ -123,8 +124,10 @@ struct Products {
 
     __device__ __forceinline__ void take(const float (&w)[kBlocks][4]) {
 #pragma unroll
-      for (int k = 0; k < kBlocks; k++)
-        r[k][0] = packed(w[k][0], w[k][1], Element{}), r[k][1] = packed(w[k][2], w[k][3], Element{});
+      for (int k = 0; k < kBlocks; k++) put(k, w[k]);
+    }
+    __device__ __forceinline__ void put(int block, const float (&w)[4]) {
+      r[block][0] = packed(w[0], w[1], Element{}), r[block][1] = packed(w[2], w[3], Element{});
     }
     __device__ __forceinline__ Rows rows(int step, bool) const {
       return {{r[2 * step][0], r[2 * step][1], r[2 * step + 1][0], r[2 * step + 1][1]}};
@@ -146,6 +149,7 @@ struct Products<float> {
   using Columns = Rows;
   template <int kBlocks>
   static constexpr int kValueSteps = kBlocks;
+  static constexpr bool kValuesAsRows = false;
 
   static __device__ __forceinline__ uint32_t segment(int row, int segment) { return segment ^ (row & 7); }
   static __device__ __forceinline__ uint32_t rows_offset(int lane) { return blocks_by_row(lane); }
@@ -191,9 +195,16 @@ struct Products<float> {
   }
   template <int kBlocks>
   struct Weights {
-    const float (*w)[4];
+    float w[kBlocks][4];
 
-    __device__ __forceinline__ void take(const float (&from)[kBlocks][4]) { w = from; }
+    __device__ __forceinline__ void take(const float (&from)[kBlocks][4]) {
+#pragma unroll
+      for (int k = 0; k < kBlocks; k++) put(k, from[k]);
+    }
+    __device__ __forceinline__ void put(int block, const float (&from)[4]) {
+#pragma unroll
+      for (int k = 0; k < 4; k++) w[block][k] = from[k];
+    }
     __device__ __forceinline__ Rows rows(int step, bool exact) const {
       return split({w[step][0], w[step][2], w[step][1], w[step][3]}, exact);
     }
@@ -219,6 +230,7 @@ struct Products<double> {
   using Columns = Rows;
   template <int kBlocks>
   static constexpr int kValueSteps = 2 * kBlocks;
+  static constexpr bool kValuesAsRows = false;
 
   static __device__ __forceinline__ uint32_t segment(int row, int segment) {
     return segment ^ (((row & 3) ^ ((row >> 2) & 1)) << 1);
@@ -247,9 +259,16 @@ struct Products<double> {
   }
   template <int kBlocks>
   struct Weights {
-    const double (*w)[4];
+    double w[kBlocks][4];
 
-    __device__ __forceinline__ void take(const double (&from)[kBlocks][4]) { w = from; }
+    __device__ __forceinline__ void take(const double (&from)[kBlocks][4]) {
+#pragma unroll
+      for (int k = 0; k < kBlocks; k++) put(k, from[k]);
+    }
+    __device__ __forceinline__ void put(int block, const double (&from)[4]) {
+#pragma unroll
+      for (int k = 0; k < 4; k++) w[block][k] = from[k];
+    }
     __device__ __forceinline__ Rows rows(int step, bool) const {
       return {{w[step >> 1][step & 1], w[step >> 1][2 + (step & 1)]}};
     }

@@ -10,10 +10,12 @@ namespace mi::cuda {
 template <class T>
 constexpr typename T::Scalar kHighest = std::numeric_limits<typename T::Scalar>::max();
 
-// Rows' running (reference r, sum of 2^(s - r)). r is finite, so that infinite scores give infinite or no terms.
+// Rows' running (reference r, sum of 2^(s - r)). r rises to the highest score where scores have left it far behind,
+// which shows in their sum without a look at each. r is finite, so that infinite scores give infinite or no terms.
 template <class T>
 struct RowLogSumExp {
   using Scalar = typename T::Scalar;
+  static constexpr Scalar kHighestSum = 1ull << 60;  // of one push
   RowPart<Scalar> part[T::kRowBlocks][2];
 
   __device__ RowLogSumExp() {
@@ -23,21 +25,41 @@ struct RowLogSumExp {
 
   // Scores are factor * s, factor > 0.
   __device__ __forceinline__ void push(const Tile<T>& s, Scalar factor) {
+    Scalar sum[2 * T::kRowBlocks];
+    bool behind = false;
 #pragma unroll
     for (int k = 0; k < 2 * T::kRowBlocks; k++) {
-      const int r = k / 2, h = k % 2;
-      Scalar highest = s[r][0][2 * h];
-#pragma unroll
-      for (int c = 0; c < T::kColumnBlocks; c++) highest = fmax(fmax(highest, s[r][c][2 * h]), s[r][c][2 * h + 1]);
-      const Scalar raised = fmin(fmax(part[r][h].reference, highest * factor), kHighest<T>);
-      Scalar sum = 0;
-#pragma unroll
-      for (int c = 0; c < T::kColumnBlocks; c++)
-        sum += exp2_of(fma(s[r][c][2 * h], factor, -raised)) + exp2_of(fma(s[r][c][2 * h + 1], factor, -raised));
-      part[r][h].sum = part[r][h].sum * exp2_of(part[r][h].reference - raised) + sum;
-      part[r][h].reference = raised;
+      sum[k] = exponentials(s, k, factor);
+      behind |= !(sum[k] <= kHighestSum);
     }
+    if (behind) {
+#pragma unroll
+      for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+        raise(s, k, factor);
+        sum[k] = exponentials(s, k, factor);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < 2 * T::kRowBlocks; k++) part[k / 2][k % 2].sum += sum[k];
   }
+
+  __device__ __forceinline__ Scalar exponentials(const Tile<T>& s, int k, Scalar factor) const {
+    const int r = k / 2, h = k % 2;
+    Scalar sum = 0;
+#pragma unroll
+    for (int q = 0; q < 2 * T::kColumnBlocks; q++)
+      sum += exp2_of(fma(s[r][q / 2][2 * h + q % 2], factor, -part[r][h].reference));
+    return sum;
+  }
+  __device__ __forceinline__ void raise(const Tile<T>& s, int k, Scalar factor) {
+    const int r = k / 2, h = k % 2;
+    Scalar highest = s[r][0][2 * h];
+#pragma unroll
+    for (int q = 1; q < 2 * T::kColumnBlocks; q++) highest = fmax(highest, s[r][q / 2][2 * h + q % 2]);
+    const Scalar raised = fmin(fmax(part[r][h].reference, highest * factor), kHighest<T>);
+    part[r][h] = {raised, part[r][h].sum * exp2_of(part[r][h].reference - raised)};
+  }
+
   static __device__ __forceinline__ RowPart<Scalar> merged(RowPart<Scalar> a, RowPart<Scalar> b) {
     const Scalar high = fmax(a.reference, b.reference);
     return {high, a.sum * exp2_of(a.reference - high) + b.sum * exp2_of(b.reference - high)};
@@ -87,18 +109,15 @@ __global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_consta
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, kSoftplus);
   const int lane = threadIdx.x % 32;
-  const uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane);
-  const uint32_t columns = place.column * kRowBytes + T::Math::columns_offset(lane);
+  const uint32_t rows = opaque(place.row * kRowBytes + T::Math::rows_offset(lane));
+  const uint32_t columns = opaque(place.column * kRowBytes + T::Math::columns_offset(lane));
   Sums sums;
   const int last_tile = ring.last_tile();
   int tile = ring.tile;
   ring.start();
   for (; tile < last_tile; tile++) {
     Tile<T> s = {};
-    for (int c = 0; c < ring.l.chunks; c++) {
-      ring.advance();
-      multiply_chunk<T>(s, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, p.walk.exact);
-    }
+    multiply_tile<T>(s, ring, rows, columns);
     Affine<Scalar> affine = scores.affine;
     if (scores.special(tile) || scores.any_target(tile)) {
       scores.finish(s, tile, p.positive);

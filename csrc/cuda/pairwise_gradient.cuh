@@ -6,27 +6,25 @@
 namespace mi::cuda {
 
 // products += weights times one chunk of the streamed features.
-template <class T>
-using WeightRows = typename T::Math::template Weights<T::kColumnBlocks>;
-
-template <class T, int kFirst>
+template <class T, int kChunk>
 __device__ __forceinline__ void multiply_values(ProductsTile<T>& products,
                                                 const WeightRows<T> (&weights)[T::kRowBlocks], uint32_t values,
-                                                bool exact) {
+                                                int first_step, bool exact) {
   using Math = typename T::Math;
+  constexpr int kSteps = Math::template kValueSteps<T::kColumnBlocks>;
 #pragma unroll
-  for (int step = 0; step < Math::template kValueSteps<T::kColumnBlocks>; step++) {
+  for (int step = 0; step < kSteps; step++) {
     typename Math::Rows a[T::kRowBlocks];
 #pragma unroll
     for (int r = 0; r < T::kRowBlocks; r++) a[r] = weights[r].rows(step, exact);
 #pragma unroll
     for (int pair = 0; pair < T::kChunkBlocks / 2; pair++) {
-      const typename Math::Columns b = Math::load_values(values, step, pair, exact);
+      const typename Math::Columns b = Math::load_values(values, first_step + step, pair, exact);
 #pragma unroll
       for (int half = 0; half < 2; half++)
 #pragma unroll
         for (int r = 0; r < T::kRowBlocks; r++)
-          Math::multiply(products[r][kFirst + 2 * pair + half], a[r], b, half, exact);
+          Math::multiply(products[r][kChunk * T::kChunkBlocks + 2 * pair + half], a[r], b, half, exact);
     }
   }
 }
@@ -38,7 +36,10 @@ __device__ __forceinline__ void accumulate(ProductsTile<T>& products, const Weig
   if constexpr (kChunk < T::kValueChunks) {
     if (ring.first_value() + kChunk >= ring.l.chunks) return;
     if (!ring.l.held()) ring.advance();
-    multiply_values<T, kChunk * T::kChunkBlocks>(products, weights, ring.streamed_chunk(kChunk) + values, exact);
+    // a chunk of a held tile lies as many steps behind the one before as a chunk has
+    constexpr int kSteps = T::Math::template kValueSteps<T::kColumnBlocks>;
+    multiply_values<T, kChunk>(products, weights, ring.streamed_chunk(0) + values, ring.l.held() ? kChunk * kSteps : 0,
+                               exact);
     accumulate<T, kChunk + 1>(products, weights, ring, values, exact);
   }
 }
@@ -70,29 +71,31 @@ __global__ void __launch_bounds__(kThreads) pairwise_gradient(const __grid_const
   const Scores<T> scores(p.walk, ring, place, WeightsOf::kTakesAny);
   WeightsOf weights(p, ring, place);
   const int lane = threadIdx.x % 32;
-  const uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane), columns = T::Math::columns_offset(lane),
-                 values = T::Math::values_offset(lane);
+  const uint32_t rows = opaque(place.row * kRowBytes + T::Math::rows_offset(lane)),
+                 columns = opaque(T::Math::columns_offset(lane));
   ProductsTile<T> products = {};
   const int last_tile = ring.last_tile();
   int tile = ring.tile;
   ring.start();
   for (; tile < last_tile; tile++) {
     Tile<T> s = {};
-    for (int c = 0; c < ring.l.chunks; c++) {
-      if (!ring.l.held() || c == 0) ring.advance();
-      multiply_chunk<T>(s, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, p.walk.exact);
-    }
-    const bool target = scores.any_target(tile);
+    multiply_tile<T>(s, ring, rows, columns);
+    const uint32_t target = scores.any_target(tile);
     Affine<Scalar> affine = scores.affine;
     if (target || scores.special(tile)) {
       scores.finish(s, tile, blockIdx.z == 0 ? p.positive : nullptr);
       affine = {1, 0};
     }
-    weights.apply(s, affine, tile, products);
-    if (target) weights.set_positives(s, scores, tile);
     WeightRows<T> left[T::kRowBlocks];
+    if constexpr (WeightsOf::kOnline) {
+      weights.take(left, s, affine.factor, products);
+    } else {
+      weights.apply(s, affine, tile);
+      if (target) weights.set_positives(s, scores, tile);
 #pragma unroll
-    for (int r = 0; r < T::kRowBlocks; r++) left[r].take(s[r]);
+      for (int r = 0; r < T::kRowBlocks; r++) left[r].take(s[r]);
+    }
+    const uint32_t values = T::Math::kValuesAsRows ? rows % (16 * kRowBytes) : T::Math::values_offset(lane);
     accumulate<T>(products, left, ring, values, p.walk.exact);
   }
   weights.finish();

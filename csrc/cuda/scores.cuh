@@ -18,6 +18,13 @@ struct Place {
     column = warp % T::kWarpsAcross * T::kWarpColumns;
     g = lane / 4, t = lane % 4;
   }
+  // The same, and what follows from it is computed where it is used: what only few tiles need must not take the
+  // registers of all.
+  __device__ __forceinline__ Place again() const {
+    Place place = *this;
+    asm volatile("" : "+r"(place.row), "+r"(place.column), "+r"(place.g), "+r"(place.t));
+    return place;
+  }
   // Of this thread's row (r, h) and column (c, e), within the warp's tile.
   __device__ __forceinline__ int row_of(int r, int h) const { return 16 * r + 8 * h + g; }
   __device__ __forceinline__ int column_of(int c, int e) const { return 8 * c + 2 * t + e; }
@@ -39,19 +46,23 @@ struct Scores {
   const Ring<T>& ring;
   const Place<T>& place;
   Affine<Scalar> affine;
-  bool plain;  // tiles without a target and within the matrix need no more than `affine`
+  int targets;      // 0: none
+  int plain_tiles;  // these first ones need no more than `affine` where they are without a target
 
   // takes_any: the reduction applies any factor and offset by itself, else a positive factor alone.
   __device__ Scores(const Walk& walk, const Ring<T>& ring, const Place<T>& place, bool takes_any)
       : walk(walk), ring(ring), place(place) {
     affine.factor = static_cast<Scalar>(*walk.scale * kLog2E);
     affine.offset = static_cast<Scalar>(walk.bias ? *walk.bias * kLog2E : 0);
-    plain = (takes_any || (affine.factor > 0 && !walk.bias)) && !(walk.clip > 0) && !walk.owner.label &&
-            !walk.owner.log_weight && !walk.streamed.log_weight;
+    const bool plain = (takes_any || (affine.factor > 0 && !walk.bias)) && !(walk.clip > 0) && !walk.owner.label &&
+                       !walk.owner.log_weight && !walk.streamed.log_weight;
+    targets = opaque(walk.owner.target || walk.streamed.target);
+    plain_tiles = plain ? static_cast<int>(walk.streamed.rows / T::kColumns) : 0;
   }
 
-  // A target of this warp's rows or columns lies in its tile. The same for all lanes.
-  __device__ __forceinline__ bool any_target(int tile) const {
+  // Which lanes know of a target of this warp's rows or columns in its tile.
+  __device__ __forceinline__ uint32_t any_target(int tile) const {
+    if (!targets) return 0;
     bool hit = false;
     const int64_t column = ring.first_column(tile) + place.column, row = ring.first_row() + place.row;
     if (walk.owner.target)
@@ -60,20 +71,23 @@ struct Scores {
     if (walk.streamed.target)
       for (int k = threadIdx.x % 32; k < T::kWarpColumns; k += 32)
         hit |= static_cast<uint64_t>(ring.streamed(tile).target[place.column + k] - row) < T::kWarpRows;
-    return __any_sync(~0u, hit);
+    return __ballot_sync(~0u, hit);
   }
   // Whether a tile needs `finish`, for another reason than a target.
-  __device__ __forceinline__ bool special(int tile) const { return !plain || ragged(tile); }
-  __device__ __forceinline__ bool ragged(int tile) const { return ring.first_column(tile + 1) > walk.streamed.rows; }
+  __device__ __forceinline__ bool special(int tile) const { return tile >= plain_tiles; }
 
   // The target relative to the warp's tile, out of reach where there is none.
-  __device__ __forceinline__ int owner_target(int tile, int r, int h) const {
+  __device__ __forceinline__ int owner_target(int tile, int r, int h) const { return owner_target(tile, r, h, place); }
+  __device__ __forceinline__ int streamed_target(int tile, int c, int e) const {
+    return streamed_target(tile, c, e, place);
+  }
+  __device__ __forceinline__ int owner_target(int tile, int r, int h, const Place<T>& place) const {
     if (!walk.owner.target) return -1;
     const int64_t target = ring.owner().target[place.row + place.row_of(r, h)];
     const int64_t k = target - (ring.first_column(tile) + place.column);
     return static_cast<uint64_t>(k) < T::kWarpColumns && target < walk.streamed.rows ? static_cast<int>(k) : -1;
   }
-  __device__ __forceinline__ int streamed_target(int tile, int c, int e) const {
+  __device__ __forceinline__ int streamed_target(int tile, int c, int e, const Place<T>& place) const {
     if (!walk.streamed.target) return -1;
     const int64_t k = ring.streamed(tile).target[place.column + place.column_of(c, e)] - (ring.first_row() + place.row);
     return static_cast<uint64_t>(k) < T::kWarpRows ? static_cast<int>(k) : -1;
@@ -82,12 +96,14 @@ struct Scores {
   // Products become scores, log2 units; -inf where the pair is no negative.
   __device__ void finish(Tile<T>& s, int tile, double* positive) const {
     const auto& streamed = ring.streamed(tile);
+    const Place<T> place = this->place.again();
     const Scalar clip = static_cast<Scalar>(walk.clip * kLog2E);
-    const int64_t left = walk.streamed.rows - ring.first_column(tile) - place.column;
+    const int left =
+        static_cast<int>(min(walk.streamed.rows - ring.first_column(tile), int64_t{T::kColumns})) - place.column;
 #pragma unroll
     for (int k = 0; k < 2 * T::kRowBlocks; k++) {
       const int r = k / 2, h = k % 2, row = place.row_of(r, h), at_row = place.row + row;
-      const int target = owner_target(tile, r, h);
+      const int target = owner_target(tile, r, h, place);
       const int64_t label = walk.owner.label ? ring.owner().label[at_row] : 0;
       const Scalar row_weight = walk.owner.log_weight ? ring.owner().log_weight[at_row] : Scalar(0);
       Scalar found = 0;
@@ -99,15 +115,15 @@ struct Scores {
         found = is_target ? x : found;
         const Scalar weight = walk.streamed.log_weight ? streamed.log_weight[at] : row_weight;
         const bool gone = column >= left || is_target || weight == -kInf ||
-                          (walk.streamed.target && streamed_target(tile, q / 2, q % 2) == row) ||
+                          (walk.streamed.target && streamed_target(tile, q / 2, q % 2, place) == row) ||
                           (walk.owner.label && label == streamed.label[at]);
         x = x * affine.factor + affine.offset;
         if (clip > 0) x = x > clip ? clip : x < -clip ? -clip : x;
         x = gone ? -kInf : x + weight;
+        if (q % 2 == 1) read_again();
       }
       if (positive && target >= 0 && (target & 6) == 2 * place.t && ring.first_row() + at_row < walk.owner.rows)
         positive[ring.first_row() + at_row] = static_cast<double>(found) * *walk.scale + (walk.bias ? *walk.bias : 0);
-      read_again();
     }
   }
 };

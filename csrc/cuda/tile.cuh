@@ -3,58 +3,56 @@
 #pragma once
 #include <type_traits>
 
+#include "copies.cuh"
 #include "traits.cuh"
 #include "walk.h"
 
 namespace mi::cuda {
 
-// `bytes` of `size` are copied, the rest is zero.
-template <int kSize>
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from, int bytes) {
-  if constexpr (kSize == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-  else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(to), "l"(from), "r"(bytes), "n"(kSize)
-                 : "memory");
-}
-__device__ __forceinline__ void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending>
-__device__ __forceinline__ void await_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// What is known of rows and columns is read from shared memory again afterwards, not kept in registers.
-__device__ __forceinline__ void read_again() { asm volatile("" ::: "memory"); }
-
-__host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+template <class Scalar>
+struct alignas(2 * sizeof(Scalar)) Pair {
+  Scalar of[2];
+};
 
 // What is known of the rows of a tile, besides their features.
 template <class Scalar, int kCount>
 struct SideTile {
   Term<Scalar> term[kCount];
+  Scalar reference[kCount];  // of the terms, side by side
   int64_t target[kCount];
   int64_t label[kCount];
   Scalar log_weight[kCount];
 
-  __device__ __forceinline__ void load(const WalkSide& side, int64_t first) {
-    const int k = threadIdx.x;
+  // Of two rows, `even` and the next, in one access.
+  __device__ __forceinline__ Pair<Scalar> references(int even) const {
+    return reinterpret_cast<const Pair<Scalar>&>(reference[even]);
+  }
+
+  // whole: all rows are there.
+  __device__ __forceinline__ void load(const WalkSide& side, int64_t first, bool whole) {
+    const int k = static_cast<int>(opaque(threadIdx.x));
     if (k >= kCount) return;
+    whole ? load_row<true>(side, first, k) : load_row<false>(side, first, k);
+  }
+  template <bool kWhole>
+  __device__ __forceinline__ void load_row(const WalkSide& side, int64_t first, int k) {
     const int64_t row = first + k;
-    auto load_one = [&](auto* to, const void* from) {
+    auto load_one = [&](auto* to, const auto* from) {
       using Value = std::remove_reference_t<decltype(*to)>;
       constexpr int kPart = sizeof(Value) < 16 ? sizeof(Value) : 16;
-      const char* source = reinterpret_cast<const char*>(static_cast<const Value*>(from) + row);
+      const char* source = reinterpret_cast<const char*>(from);
 #pragma unroll
       for (int byte = 0; byte < static_cast<int>(sizeof(Value)); byte += kPart)
-        copy_async<kPart>(shared_address(to + k) + byte, source + byte, row < side.rows ? kPart : 0);
+        copy_or_zero<kPart>(shared_address(to + k) + byte, source + byte, kWhole || row < side.rows);
     };
-    if (side.target) load_one(target, side.target);
-    if (side.label) load_one(label, side.label);
-    if (side.log_weight) load_one(log_weight, side.log_weight);
-    if (side.terms) load_one(term, side.terms);
+    if (side.target) load_one(target, side.target + row);
+    if (side.label) load_one(label, side.label + row);
+    if (side.log_weight) load_one(log_weight, static_cast<const Scalar*>(side.log_weight) + row);
+    if (side.terms) {
+      const Term<Scalar>* from = static_cast<const Term<Scalar>*>(side.terms) + row;
+      load_one(term, from);
+      load_one(reference, &from->reference);
+    }
   }
 };
 
@@ -70,7 +68,8 @@ struct Ring {
   // Bytes: the resident chunks of the owner, the steps' slots, the side tiles.
   struct Layout {
     int chunks;
-    __host__ __device__ explicit Layout(int64_t row_bytes) : chunks(static_cast<int>(ceil_div(row_bytes, kRowBytes))) {}
+    __host__ __device__ explicit Layout(int64_t row_bytes)
+        : chunks(T::kChunks > 0 ? T::kChunks : static_cast<int>(ceil_div(row_bytes, kRowBytes))) {}
     __host__ __device__ bool resident() const { return chunks <= T::kResident; }
     __host__ __device__ bool held() const { return chunks <= T::kValueChunks; }
     __host__ __device__ int first_slot() const { return resident() ? chunks * kOwnerChunk : 0; }
@@ -86,18 +85,29 @@ struct Ring {
   const Walk& walk;
   const Layout l;
   unsigned char* shared;
-  int tile;      // next to bring in
-  int step = 0;  // next to bring in within its tile
-  int use = 1;   // slot in use
+  int tile;         // next to bring in
+  int step = 0;     // next to bring in within its tile
+  uint32_t used;    // slot in use: its address
+  bool bare;        // nothing but features streams by
+  int end;          // of this split's tiles
+  int whole_tiles;  // these first ones are copied without a look at their edges
+  bool owner_whole;
+  uint32_t next;  // where this thread's copies of the first chunk of `tile` begin in the streamed side, in segments
 
   __device__ Ring(const Walk& walk, unsigned char* shared)
-      : walk(walk), l(walk.row_bytes), shared(shared), tile(blockIdx.y * walk.tiles_per_split) {}
-
-  __device__ __forceinline__ int last_tile() const {
+      : walk(walk), l(walk.row_bytes), shared(shared), tile(blockIdx.y * walk.tiles_per_split), used(slot(1)) {
     const int tiles = static_cast<int>(ceil_div(walk.streamed.rows, T::kColumns));
-    return min(tiles, (blockIdx.y + 1) * walk.tiles_per_split);
+    end = min(tiles, (blockIdx.y + 1) * walk.tiles_per_split);
+    whole_tiles = whole(walk.streamed) ? static_cast<int>(walk.streamed.rows / T::kColumns) : 0;
+    owner_whole = whole(walk.owner) && first_row() + T::kRows <= walk.owner.rows;
+    const WalkSide& y = walk.streamed;
+    bare = !y.target && !y.label && !y.log_weight && !y.terms;
   }
-  static __device__ int first_value() { return blockIdx.z * T::kValueChunks; }
+
+  __device__ __forceinline__ int last_tile() const { return end; }
+  static __device__ int first_value() {
+    return T::kChunks > 0 && T::kChunks <= T::kValueChunks ? 0 : blockIdx.z * T::kValueChunks;
+  }
   __device__ __forceinline__ int steps() const {
     return l.held() ? 1 : l.chunks + min(l.chunks - first_value(), T::kValueChunks);
   }
@@ -109,18 +119,45 @@ struct Ring {
   }
   __device__ uint32_t slot(int k) const { return shared_address(shared) + l.first_slot() + k * l.slot(); }
 
+  __device__ uint32_t unused() const { return slot(0) + slot(1) - used; }
+
+  // Chunks are whole, and 32 bits tell a row, a pitch and a segment.
+  __device__ __forceinline__ bool whole(const WalkSide& side) const {
+    return walk.row_bytes == l.chunks * kRowBytes && max(side.rows, side.pitch) < int64_t{1} << 31 &&
+           side.rows * side.pitch < int64_t{kSegmentBytes} << 32;
+  }
+  // Where this thread's copies go in a chunk: computed here, not held in a register between steps.
+  static __device__ __forceinline__ uint32_t place() {
+    const uint32_t thread = opaque(threadIdx.x), row = thread / 8;
+    return row * kRowBytes + T::Math::segment(row, thread % 8) * kSegmentBytes;
+  }
+  // What this thread copies first of the rows from `first` on.
+  static __device__ __forceinline__ const char* from(const WalkSide& side, int64_t first) {
+    return static_cast<const char*>(side.data) + (first + threadIdx.x / 8) * side.pitch +
+           threadIdx.x % 8 * kSegmentBytes;
+  }
+  // Chunks of kCount whole rows, one behind the other.
+  template <int kCount, int kChunks = 1>
+  __device__ __forceinline__ void load_whole_chunks(uint32_t to, const WalkSide& side, const char* from) const {
+    to += place();
+#pragma unroll
+    for (int k = 0; k < kCount; k += kThreads / 8) {
+#pragma unroll
+      for (int c = 0; c < kChunks; c++) copy_async<16>(to + (c * kCount + k) * kRowBytes, from + c * kRowBytes, 16);
+      from = multiply_add(static_cast<uint32_t>(side.pitch), kThreads / 8, from);
+    }
+  }
   template <int kCount>
   __device__ __forceinline__ void load_chunk(uint32_t to, const WalkSide& side, int64_t first, int chunk) const {
-    int thread = threadIdx.x;
-    asm volatile("" : "+r"(thread));  // addresses are computed here, not kept in registers between steps
+    const int thread = opaque(threadIdx.x);
     const int row = thread / 8, segment = thread % 8;
     const int64_t column = static_cast<int64_t>(chunk) * kRowBytes + segment * kSegmentBytes;
     const int bytes = static_cast<int>(max(int64_t{0}, min(int64_t{kSegmentBytes}, walk.row_bytes - column)));
     const int rows = static_cast<int>(min(int64_t{kCount}, side.rows - first)) - row;
     const char* from = static_cast<const char*>(side.data) + (first + row) * side.pitch + column;
-    to += row * kRowBytes + T::Math::segment(row, segment) * kSegmentBytes;
+    to += place();
     constexpr int kTogether = kThreads / 8;
-#pragma unroll
+#pragma unroll 1
     for (int k = 0; k < kCount; k += kTogether) {
       copy_async<16>(to + k * kRowBytes, from, k < rows ? bytes : 0);
       from += kTogether * side.pitch;
@@ -128,26 +165,47 @@ struct Ring {
   }
 
   __device__ void start() {
-    owner().load(walk.owner, first_row());
+    const char* first = from(walk.streamed, first_column(tile));
+    next = static_cast<uint32_t>((first - static_cast<const char*>(walk.streamed.data)) / kSegmentBytes);
+    owner().load(walk.owner, first_row(), false);
     if (l.resident())
+#pragma unroll 1
       for (int c = 0; c < l.chunks; c++)
         load_chunk<T::kRows>(shared_address(shared) + c * kOwnerChunk, walk.owner, first_row(), c);
     bring();
   }
 
+  __device__ __forceinline__ void bring_streamed(uint32_t to, int chunk) {
+    constexpr bool kHeld = T::kChunks > 0 && T::kChunks <= T::kValueChunks;
+    if (tile < whole_tiles) {
+      const char* from = static_cast<const char*>(walk.streamed.data) + uint64_t{next} * kSegmentBytes;
+      if constexpr (kHeld)
+        load_whole_chunks<T::kColumns, T::kChunks>(to, walk.streamed, from);
+      else
+        for (int c = 0; c < (l.held() ? l.chunks : 1); c++)
+          load_whole_chunks<T::kColumns>(to + c * kStreamedChunk, walk.streamed, from + (chunk + c) * kRowBytes);
+      if (step + 1 == steps()) next += static_cast<uint32_t>(walk.streamed.pitch) / kSegmentBytes * T::kColumns;
+    } else {
+#pragma unroll 1
+      for (int c = 0; c < (l.held() ? l.chunks : 1); c++)
+        load_chunk<T::kColumns>(to + c * kStreamedChunk, walk.streamed, first_column(tile), chunk + c);
+    }
+  }
+  __device__ __forceinline__ void bring_owner(uint32_t to, int chunk) {
+    if (owner_whole)
+      load_whole_chunks<T::kRows>(to, walk.owner, from(walk.owner, first_row()) + chunk * kRowBytes);
+    else
+      load_chunk<T::kRows>(to, walk.owner, first_row(), chunk);
+  }
+
   // Brings the next step in, if there is one, to the slot that is not in use.
   __device__ __forceinline__ void bring() {
     if (tile < last_tile()) {
-      const uint32_t to = slot(1 - use);
-      const int64_t first = first_column(tile);
-      if (step == 0) streamed(tile).load(walk.streamed, first);
-      if (l.held()) {
-        for (int c = 0; c < l.chunks; c++) load_chunk<T::kColumns>(to + c * kStreamedChunk, walk.streamed, first, c);
-      } else {
-        const bool value = step >= l.chunks;
-        load_chunk<T::kColumns>(to, walk.streamed, first, value ? first_value() + step - l.chunks : step);
-        if (!l.resident() && !value) load_chunk<T::kRows>(to + kStreamedChunk, walk.owner, first_row(), step);
-      }
+      const uint32_t to = unused();
+      if (!bare && step == 0) streamed(tile).load(walk.streamed, first_column(tile), tile < whole_tiles);
+      const bool value = step >= l.chunks;
+      bring_streamed(to, l.held() ? 0 : value ? first_value() + step - l.chunks : step);
+      if (!l.resident() && !value) bring_owner(to + kStreamedChunk, step);
       if (++step == steps()) step = 0, tile++;
     }
     close_copies();
@@ -157,36 +215,56 @@ struct Ring {
   __device__ __forceinline__ void advance() {
     await_copies<0>();
     __syncthreads();
-    use = 1 - use;
+    used = unused();
     bring();
   }
 
-  __device__ __forceinline__ uint32_t streamed_chunk(int c) const {
-    return slot(use) + (l.held() ? c * kStreamedChunk : 0);
-  }
+  __device__ __forceinline__ uint32_t streamed_chunk(int c) const { return used + (l.held() ? c * kStreamedChunk : 0); }
   __device__ __forceinline__ uint32_t owner_chunk(int c) const {
-    return l.resident() ? shared_address(shared) + c * kOwnerChunk : slot(use) + kStreamedChunk;
+    return l.resident() ? shared_address(shared) + c * kOwnerChunk : used + kStreamedChunk;
   }
 };
 
-// scores += owner's rows times streamed rows, over one chunk.
+// scores += owner's rows times streamed rows, over one chunk. rows_at, columns_at: added to addresses, known constants.
 template <class T>
 __device__ __forceinline__ void multiply_chunk(typename T::Scalar (&scores)[T::kRowBlocks][T::kColumnBlocks][4],
-                                               uint32_t rows, uint32_t columns, bool exact) {
+                                               uint32_t rows, uint32_t columns, bool exact, int rows_at = 0,
+                                               int columns_at = 0) {
   using Math = typename T::Math;
 #pragma unroll
   for (int k = 0; k < kRowBytes / kStepBytes; k++) {
     typename Math::Rows a[T::kRowBlocks];
 #pragma unroll
     for (int r = 0; r < T::kRowBlocks; r++)
-      a[r] = Math::load_rows((rows ^ (k * kStepBytes)) + r * 16 * kRowBytes, exact);
+      a[r] = Math::load_rows((rows ^ (k * kStepBytes)) + (r * 16 * kRowBytes + rows_at), exact);
 #pragma unroll
     for (int c = 0; c < T::kColumnBlocks; c += 2) {
-      const typename Math::Columns b = Math::load_columns((columns ^ (k * kStepBytes)) + c * 8 * kRowBytes, exact);
+      const typename Math::Columns b =
+          Math::load_columns((columns ^ (k * kStepBytes)) + (c * 8 * kRowBytes + columns_at), exact);
 #pragma unroll
       for (int half = 0; half < 2; half++)
 #pragma unroll
         for (int r = 0; r < T::kRowBlocks; r++) Math::multiply(scores[r][c + half], a[r], b, half, exact);
+    }
+  }
+}
+
+// All chunks of the next tile. rows, columns: where this thread begins in a chunk.
+template <class T>
+__device__ __forceinline__ void multiply_tile(typename T::Scalar (&scores)[T::kRowBlocks][T::kColumnBlocks][4],
+                                              Ring<T>& ring, uint32_t rows, uint32_t columns) {
+  if constexpr (T::kChunks > 0) {
+    static_assert(T::kChunks <= T::kResident);
+#pragma unroll
+    for (int c = 0; c < T::kChunks; c++) {
+      if (!ring.l.held() || c == 0) ring.advance();
+      multiply_chunk<T>(scores, ring.owner_chunk(0) + rows, ring.streamed_chunk(0) + columns, ring.walk.exact,
+                        c * Ring<T>::kOwnerChunk, ring.l.held() ? c * Ring<T>::kStreamedChunk : 0);
+    }
+  } else {
+    for (int c = 0; c < ring.l.chunks; c++) {
+      if (!ring.l.held() || c == 0) ring.advance();
+      multiply_chunk<T>(scores, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, ring.walk.exact);
     }
   }
 }

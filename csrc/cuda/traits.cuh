@@ -16,6 +16,7 @@ struct Tiling {
   using Element = Element_;
   using Math = Products<Element>;
   using Scalar = typename Math::Scalar;
+  static constexpr int kChunks = 0;  // of d: told at run time
   static constexpr int kRowBlocks = kRowBlocks_, kColumnBlocks = kColumnBlocks_;
   static constexpr int kWarpsDown = kWarpsDown_, kWarpsAcross = kWarps / kWarpsDown_;
   static constexpr int kResident = kResident_;
@@ -26,23 +27,39 @@ struct Tiling {
   static constexpr int kChunkBlocks = kChunk / 8;
 };
 
+// The same where d is known to have so many chunks: addresses are constants, and sums begin without being set to zero.
+template <class T, int kChunks_>
+struct Chunked : T {
+  static constexpr int kChunks = kChunks_;
+};
+
+// The numbers of chunks, most asked for, that kernels are compiled for.
+template <int... kCounts>
+struct KnownChunks {};
+
 template <class Element>
 struct Traits {
-  using Forward = Tiling<Element, 4, 8, 2, 2, 0>;   // 128 x 128, d <= 128 resident
-  using Softplus = Tiling<Element, 2, 8, 4, 2, 0>;  // 128 x 64
-  using Gradient = Tiling<Element, 2, 4, 4, 4, 2>;  // 128 x 32, d <= 256 resident, 128 features
+  using Known = KnownChunks<2>;                         // d <= 128
+  using Forward = Tiling<Element, 4, 8, 2, 2, 0>;       // 128 x 128, d <= 128 resident
+  using Softplus = Tiling<Element, 2, 8, 4, 2, 0>;      // 128 x 64
+  using Gradient = Tiling<Element, 2, 4, 4, 4, 2>;      // 128 x 32, d <= 256 resident, 128 features
+  using WideGradient = Tiling<Element, 2, 8, 4, 4, 2>;  // 128 x 64, where weights leave the registers
 };
 template <>
 struct Traits<float> {
+  using Known = KnownChunks<4>;
   using Forward = Tiling<float, 2, 8, 4, 4, 0>;  // 128 x 64, d <= 128 resident
   using Softplus = Forward;
   using Gradient = Tiling<float, 1, 4, 4, 4, 4>;  // 64 x 32, d <= 128 resident, 128 features
+  using WideGradient = Gradient;
 };
 template <>
 struct Traits<double> {
+  using Known = KnownChunks<>;
   using Forward = Tiling<double, 2, 4, 2, 4, 0>;  // 64 x 64, d <= 64 resident
   using Softplus = Forward;
   using Gradient = Tiling<double, 1, 4, 4, 4, 4>;  // 64 x 32, d <= 64 resident, 64 features
+  using WideGradient = Gradient;
 };
 
 }  // namespace mi::cuda

@@ -7,8 +7,12 @@ namespace mi::cuda {
 template <class T>
 using ProductsTile = typename T::Scalar[T::kRowBlocks][T::kValueChunks * T::kChunkBlocks][4];
 
-// Sums, over the sides that have terms, of sign 2^(s - reference).
+// Weights as the left factors of products: a row of blocks each.
 template <class T>
+using WeightRows = typename T::Math::template Weights<T::kColumnBlocks>;
+
+// Sums, over the sides that have terms, of sign 2^(s - reference).
+template <class T, bool kOwnerTerm = true, bool kStreamedTerm = true>
 struct FixedWeights {
   using Scalar = typename T::Scalar;
   const GradientParams& p;
@@ -19,71 +23,65 @@ struct FixedWeights {
   __device__ FixedWeights(const GradientParams& p, const Ring<T>& ring, const Place<T>& place)
       : p(p), ring(ring), place(place), is_signed(p.any_negative && *p.any_negative > 0) {}
 
-  __device__ __forceinline__ const Term<Scalar>& row_term(int k) const {
+  __device__ __forceinline__ const Term<Scalar>& row_term(int k, const Place<T>& place) const {
     return ring.owner().term[place.row + place.row_of(k / 2, k % 2)];
   }
-  __device__ __forceinline__ const Term<Scalar>& column_term(int tile, int k) const {
+  __device__ __forceinline__ const Term<Scalar>& column_term(int tile, int k, const Place<T>& place) const {
     return ring.streamed(tile).term[place.column + place.column_of(k / 2, k % 2)];
   }
 
+  static constexpr bool kOnline = false;
   static constexpr bool kTakesAny = false;  // factor and offset, see Scores
 
-  __device__ __forceinline__ void apply(Tile<T>& s, Affine<Scalar> affine, int tile, ProductsTile<T>&) const {
-    const Scalar factor = affine.factor;
-    if (p.owner_term && p.streamed_term)
-      sum_terms<true, true>(s, factor, tile);
-    else if (p.owner_term)
-      is_signed ? sum_terms<true, false>(s, factor, tile) : row_exponentials(s, factor);
-    else
-      is_signed ? sum_terms<false, true>(s, factor, tile) : column_exponentials(s, factor, tile);
+  __device__ __forceinline__ void apply(Tile<T>& s, Affine<Scalar> affine, int tile) const {
+    is_signed ? sum_signed(s, affine.factor, tile) : sum_exponentials(s, affine.factor, tile);
   }
 
-  __device__ __forceinline__ void row_exponentials(Tile<T>& s, Scalar factor) const {
+  __device__ __forceinline__ void sum_exponentials(Tile<T>& s, Scalar factor, int tile) const {
+    Scalar row[2 * T::kRowBlocks];
+#pragma unroll
+    for (int k = 0; k < 2 * T::kRowBlocks; k++)
+      row[k] = kOwnerTerm ? ring.owner().reference[place.row + place.row_of(k / 2, k % 2)] : Scalar(0);
+#pragma unroll
+    for (int c = 0; c < T::kColumnBlocks; c++) {
+      Pair<Scalar> columns = {};
+      if (kStreamedTerm) columns = ring.streamed(tile).references(place.column + place.column_of(c, 0));
+#pragma unroll
+      for (int e = 0; e < 2; e++)
+#pragma unroll
+        for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+          Scalar& x = s[k / 2][c][2 * (k % 2) + e];
+          const Scalar from_row = exp2_of(fma(x, factor, -row[k]));
+          const Scalar from_column = exp2_of(fma(x, factor, -columns.of[e]));
+          x = !kStreamedTerm ? from_row : !kOwnerTerm ? from_column : from_row + from_column;
+        }
+      if (kStreamedTerm) read_again();
+    }
+  }
+  __device__ __forceinline__ void sum_signed(Tile<T>& s, Scalar factor, int tile) const {
+    const Place<T> place = this->place.again();
 #pragma unroll
     for (int k = 0; k < 2 * T::kRowBlocks; k++) {
-      const Scalar reference = row_term(k).reference;
+      const Term<Scalar> row = kOwnerTerm ? row_term(k, place) : Term<Scalar>{};
 #pragma unroll
       for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
         Scalar& x = s[k / 2][q / 2][2 * (k % 2) + q % 2];
-        x = exp2_of(fma(x, factor, -reference));
+        const Term<Scalar> column = kStreamedTerm ? column_term(tile, q, place) : Term<Scalar>{};
+        const Scalar from_row = row.sign * exp2_of(fma(x, factor, -row.reference));
+        const Scalar from_column = column.sign * exp2_of(fma(x, factor, -column.reference));
+        x = !kStreamedTerm ? from_row : !kOwnerTerm ? from_column : from_row + from_column;
+        read_again();
       }
-      read_again();
-    }
-  }
-  __device__ __forceinline__ void column_exponentials(Tile<T>& s, Scalar factor, int tile) const {
-#pragma unroll
-    for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
-      const Scalar reference = column_term(tile, q).reference;
-#pragma unroll
-      for (int k = 0; k < 2 * T::kRowBlocks; k++) {
-        Scalar& x = s[k / 2][q / 2][2 * (k % 2) + q % 2];
-        x = exp2_of(fma(x, factor, -reference));
-      }
-      read_again();
-    }
-  }
-  template <bool kRow, bool kColumn>
-  __device__ __forceinline__ void sum_terms(Tile<T>& s, Scalar factor, int tile) const {
-#pragma unroll
-    for (int k = 0; k < 2 * T::kRowBlocks; k++) {
-      const Term<Scalar> row = kRow ? row_term(k) : Term<Scalar>{};
-#pragma unroll
-      for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
-        Scalar& x = s[k / 2][q / 2][2 * (k % 2) + q % 2];
-        const Term<Scalar> column = kColumn ? column_term(tile, q) : Term<Scalar>{};
-        const Scalar from_row = kRow ? row.sign * exp2_of(fma(x, factor, -row.reference)) : Scalar(0);
-        x = kColumn ? from_row + column.sign * exp2_of(fma(x, factor, -column.reference)) : from_row;
-      }
-      read_again();
     }
   }
 
   // A positive's weight is its own upstream gradient.
   __device__ __forceinline__ void set_positives(Tile<T>& w, const Scores<T>& scores, int tile) const {
+    const Place<T> place = this->place.again();
 #pragma unroll
     for (int k = 0; k < 2 * T::kRowBlocks; k++) {
-      const int target = scores.owner_target(tile, k / 2, k % 2);
-      const Scalar weight = target < 0 ? Scalar(0) : row_term(k).positive;
+      const int target = scores.owner_target(tile, k / 2, k % 2, place);
+      const Scalar weight = target < 0 ? Scalar(0) : row_term(k, place).positive;
 #pragma unroll
       for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
         Scalar& x = w[k / 2][q / 2][2 * (k % 2) + q % 2];
@@ -94,8 +92,8 @@ struct FixedWeights {
     if (!p.walk.streamed.target) return;
 #pragma unroll
     for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
-      const int target = scores.streamed_target(tile, q / 2, q % 2);
-      const Scalar weight = target < 0 ? Scalar(0) : column_term(tile, q).positive;
+      const int target = scores.streamed_target(tile, q / 2, q % 2, place);
+      const Scalar weight = target < 0 ? Scalar(0) : column_term(tile, q, place).positive;
 #pragma unroll
       for (int k = 0; k < 2 * T::kRowBlocks; k++) {
         Scalar& x = w[k / 2][q / 2][2 * (k % 2) + q % 2];
@@ -109,37 +107,40 @@ struct FixedWeights {
 };
 
 // u sigmoid(s) of the negatives; u = 0 is no pair at all, whatever s is.
-template <class T>
-struct SoftplusWeights : FixedWeights<T> {
+template <class T, bool kOwnerTerm>
+struct SoftplusWeights : FixedWeights<T, kOwnerTerm, !kOwnerTerm> {
   using Scalar = typename T::Scalar;
-  using FixedWeights<T>::FixedWeights;
+  using FixedWeights<T, kOwnerTerm, !kOwnerTerm>::FixedWeights;
 
   static constexpr bool kTakesAny = true;
 
-  __device__ __forceinline__ void apply(Tile<T>& s, Affine<Scalar> affine, int tile, ProductsTile<T>&) const {
+  __device__ __forceinline__ void apply(Tile<T>& s, Affine<Scalar> affine, int tile) const {
+    auto weigh = [&](Scalar& x, Scalar u) {
+      x = u == 0 ? Scalar(0) : u * reciprocal(1 + exp2_of(-fma(x, affine.factor, affine.offset)));
+    };
+    Scalar row[2 * T::kRowBlocks];
 #pragma unroll
-    for (int k = 0; k < 2 * T::kRowBlocks; k++) {
-      const Scalar row = this->p.owner_term ? this->row_term(k).sign : Scalar(1);
+    for (int k = 0; k < 2 * T::kRowBlocks; k++) row[k] = kOwnerTerm ? this->row_term(k, this->place).sign : Scalar(0);
 #pragma unroll
-      for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
-        Scalar& x = s[k / 2][q / 2][2 * (k % 2) + q % 2];
-        const Scalar u = this->p.streamed_term ? this->column_term(tile, q).sign : row;
-        x = u == 0 ? Scalar(0) : u * reciprocal(1 + exp2_of(-fma(x, affine.factor, affine.offset)));
-      }
+    for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
+      const Scalar column = kOwnerTerm ? Scalar(0) : this->column_term(tile, q, this->place).sign;
+#pragma unroll
+      for (int k = 0; k < 2 * T::kRowBlocks; k++)
+        weigh(s[k / 2][q / 2][2 * (k % 2) + q % 2], kOwnerTerm ? row[k] : column);
       read_again();
     }
   }
   __device__ __forceinline__ void set_positives(Tile<T>&, const Scores<T>&, int) const {}
 };
 
-// 2^(s - r), r the row's running reference. Sums are rescaled when r rises, and r rises only where a score leaves it
-// behind: weights stay between 2^kHeadroom, that of the highest score when r was set, and 2^(kHeadroom + kLazyRange),
-// which float16 can hold.
+// 2^(s - r), r the row's running reference. Sums are rescaled when r rises, and r rises only where scores leave it
+// behind, which shows in their sum without a look at each: weights stay between 2^kHeadroom, that of the highest score
+// when r was set, and kHighestSum, which float16 can hold.
 template <class T>
 struct OnlineWeights {
   using Scalar = typename T::Scalar;
-  static constexpr bool kTakesAny = false;
-  static constexpr Scalar kHeadroom = 6, kLazyRange = 8;
+  static constexpr bool kOnline = true, kTakesAny = false;
+  static constexpr Scalar kHeadroom = 6, kHighestSum = 1 << 14;
   const GradientParams& p;
   const Ring<T>& ring;
   const Place<T>& place;
@@ -151,49 +152,53 @@ struct OnlineWeights {
     for (int k = 0; k < 2 * T::kRowBlocks; k++) part[k / 2][k % 2] = {-kHighest<T>, 0};
   }
 
-  __device__ __forceinline__ void apply(Tile<T>& s, Affine<Scalar> affine, int, ProductsTile<T>& products) {
-    raise_references(s, affine.factor, products);
+  __device__ __forceinline__ void take(WeightRows<T> (&left)[T::kRowBlocks], const Tile<T>& s, Scalar factor,
+                                       ProductsTile<T>& products) {
 #pragma unroll
-    for (int k = 0; k < 2 * T::kRowBlocks; k++) {
-      Scalar sum = 0;
-#pragma unroll
-      for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
-        Scalar& x = s[k / 2][q / 2][2 * (k % 2) + q % 2];
-        x = exp2_of(fma(x, affine.factor, -part[k / 2][k % 2].reference));
-        sum += x;
+    for (int r = 0; r < T::kRowBlocks; r++) {
+      Scalar sum[2];
+      exponentials(left[r], sum, s[r], part[r], factor);
+      if (__any_sync(~0u, !(sum[0] <= kHighestSum && sum[1] <= kHighestSum))) {
+        raise_references(s[r], factor, part[r], products[r]);
+        exponentials(left[r], sum, s[r], part[r], factor);
       }
-      part[k / 2][k % 2].sum += sum;
+      part[r][0].sum += sum[0];
+      part[r][1].sum += sum[1];
     }
   }
 
-  __device__ __forceinline__ void raise_references(const Tile<T>& s, Scalar factor, ProductsTile<T>& products) {
-    Scalar highest[2 * T::kRowBlocks];
-    bool left_behind = false;
+  using Block = Scalar[T::kColumnBlocks][4];
+  static __device__ __forceinline__ void exponentials(WeightRows<T>& left, Scalar (&sum)[2], const Block& s,
+                                                      const RowPart<Scalar> (&part)[2], Scalar factor) {
+    sum[0] = sum[1] = 0;
 #pragma unroll
-    for (int k = 0; k < 2 * T::kRowBlocks; k++) {
-      highest[k] = s[k / 2][0][2 * (k % 2)];
+    for (int c = 0; c < T::kColumnBlocks; c++) {
+      Scalar w[4];
 #pragma unroll
-      for (int q = 1; q < 2 * T::kColumnBlocks; q++)
-        highest[k] = fmax(highest[k], s[k / 2][q / 2][2 * (k % 2) + q % 2]);
-      highest[k] *= factor;
-      left_behind |= highest[k] > part[k / 2][k % 2].reference + (kHeadroom + kLazyRange);
-    }
-    if (!__any_sync(~0u, left_behind)) return;
-#pragma unroll
-    for (int k = 0; k < 2 * T::kRowBlocks; k++) {
-      RowPart<Scalar>& row = part[k / 2][k % 2];
-      highest[k] = fmax(highest[k], __shfl_xor_sync(~0u, highest[k], 1));
-      highest[k] = fmax(highest[k], __shfl_xor_sync(~0u, highest[k], 2));
-      const Scalar raised = fmin(fmax(row.reference, highest[k] - kHeadroom), kHighest<T>);
-      const Scalar rescale = exp2_of(row.reference - raised);
-      row = {raised, row.sum * rescale};
-#pragma unroll
-      for (int q = 0; q < 2 * T::kValueChunks * T::kChunkBlocks; q++)
-        products[k / 2][q / 2][2 * (k % 2) + q % 2] *= rescale;
+      for (int e = 0; e < 4; e++) {
+        w[e] = exp2_of(fma(s[c][e], factor, -part[e / 2].reference));
+        sum[e / 2] += w[e];
+      }
+      left.put(c, w);
     }
   }
-
-  __device__ __forceinline__ void set_positives(Tile<T>&, const Scores<T>&, int) const {}
+  static __device__ __forceinline__ void raise_references(const Block& s, Scalar factor, RowPart<Scalar> (&part)[2],
+                                                          Scalar (&products)[T::kValueChunks * T::kChunkBlocks][4]) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      Scalar highest = s[0][2 * h];
+#pragma unroll
+      for (int q = 1; q < 2 * T::kColumnBlocks; q++) highest = fmax(highest, s[q / 2][2 * h + q % 2]);
+      highest *= factor;
+      highest = fmax(highest, __shfl_xor_sync(~0u, highest, 1));
+      highest = fmax(highest, __shfl_xor_sync(~0u, highest, 2));
+      const Scalar raised = fmin(fmax(part[h].reference, highest - kHeadroom), kHighest<T>);
+      const Scalar rescale = exp2_of(part[h].reference - raised);
+      part[h] = {raised, part[h].sum * rescale};
+#pragma unroll
+      for (int q = 0; q < 2 * T::kValueChunks * T::kChunkBlocks; q++) products[q / 2][2 * h + q % 2] *= rescale;
+    }
+  }
 
   __device__ __forceinline__ void finish() const {
     RowPart<Scalar>* parts = static_cast<RowPart<Scalar>*>(p.parts) + blockIdx.y * p.walk.owner.rows;

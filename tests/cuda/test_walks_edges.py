@@ -52,6 +52,17 @@ def test_everything_excluded(call, why, dtype):
 
 
 @FLOATS
+@pytest.mark.parametrize("height", [10.0, 100.0, 1000.0])
+@pytest.mark.parametrize("call", ["statistics", "cross-entropy"])
+def test_scores_that_rise_from_tile_to_tile(call, height, dtype):
+    """References of running sums follow only where they have to."""
+    n, m, d = 20, 270, 128
+    x, y = 0.1 * normal(n, d), normal(m, d, seed=1)
+    x[:, 0], y[:, 0] = 1, height * (torch.arange(m) // 90)
+    check(call, Problem(x.to(dtype), y.to(dtype), 1.0, 0.0, (torch.arange(n), None, None, None), None))
+
+
+@FLOATS
 @pytest.mark.parametrize("height", [30.0, 300.0, 3000.0])
 @pytest.mark.parametrize("where", [0, 64, 70])
 def test_one_dominant_score(height, where, dtype):

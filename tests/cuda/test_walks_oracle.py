@@ -31,6 +31,14 @@ def test_ragged_shapes(call, shape, dtype):
     check(call, problem(*shape, "targets", dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape,kind", [((70, 140, 128), "targets"), ((33, 97, 100), "everything")], ids=str)
+@EVERY_CALL
+def test_a_number_of_features_that_kernels_are_made_for(call, shape, kind, dtype):
+    """Whole tiles and chunks, and parts of them."""
+    check(call, problem(*shape, kind, dtype))
+
+
 @EVERY_DTYPE
 @pytest.mark.parametrize("d", [257, 320])
 def test_features_that_do_not_fit_in_shared_memory(d, dtype):

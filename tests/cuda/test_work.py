@@ -1,8 +1,9 @@
 """Counted work of the walks in whole tiles of bfloat16, d = 128: no timing, but what no GPU can do without.
 
 Per further score, so that starting and ending a walk does not count. lanes: warp instructions · 32, of PTX: the machine
-code has fewer, for the copies (`mov`, 2 lanes of a gradient's walk) and the sums in addresses vanish in it. waves:
-wavefronts of shared memory, 128 bytes each. The bounds are what is reached now.
+code has fewer (test_machine_code.py), for the copies (`mov`) and the sums in addresses vanish in it. waves: wavefronts
+of shared memory, 128 bytes each (where the candidates own the walk, machine code has .004 fewer: it reads references by
+twos). The bounds are what is reached now.
 """
 
 import pytest
@@ -39,10 +40,10 @@ def rows_and_columns(walks, n, m):
 @pytest.mark.parametrize(
     "walk,kernel,products,most_lanes,most_waves,most_exponentials",
     [
-        (statistics, "pairwise_forward", 1, 11, 0.08, 1.1),
-        (fused, "OnlineWeights", 2, 22, 0.21, 1.01),
-        (fused, "FixedWeights", 2, 21, 0.22, 1),
-        (rows_and_columns, "FixedWeights", 2, 28, 0.35, 2),
+        (statistics, "pairwise_forward", 1, 8.5, 0.0785, 1.001),
+        (fused, "OnlineWeights", 2, 12.4, 0.172, 1.001),
+        (fused, "FixedWeights", 2, 12, 0.181, 1),
+        (rows_and_columns, "FixedWeights", 2, 17, 0.217, 2),
     ],
     ids=["forward", "fused, queries", "fused, candidates", "rows and columns"],
 )

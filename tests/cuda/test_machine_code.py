@@ -1,0 +1,59 @@
+"""What ptxas made of the walks over 16-bit features: structure of the machine code, and the instructions of the loops.
+
+A turn of a walk's loop multiplies a tile. Its lanes, instructions · 32 per score of a warp, are counted along the
+shortest way through the loop that does the tile's products, exponentials and copies: that of a whole tile without
+exclusions. Beside the targets of the design, forward 8, gradients 8.5.
+"""
+
+import re
+
+import pytest
+from machine_code import counts, disassembled, find_cuobjdump, operation, shortest_turn
+
+WALKS = ("pairwise_forward", "pairwise_gradient")
+# of a warp's tile of 64 x 64 scores, of 32 x 64 and of 32 x 32, d = 128
+FORWARD = {"HMMA": 256, "MUFU.EX2": 128, "LDGSTS": 16}
+WIDE = {"HMMA": 256, "MUFU.EX2": 64, "LDGSTS": 8}
+NARROW = {"HMMA": 128, "MUFU.EX2": 64, "LDGSTS": 4}
+QUERIES_STREAM = {"LDGSTS": 8 + 3, "LDS": 8 + 2}  # with targets and terms: references for each pair of columns
+CANDIDATES_STREAM = {"LDGSTS": 4 + 2, "LDS": 4 + 4}  # with terms
+
+
+@pytest.fixture(scope="module")
+def code(build):
+    """kernel → instructions, of both 16-bit types."""
+    if find_cuobjdump() is None:
+        pytest.fail("no machine code was tested: cuobjdump is not there; it comes with triton (mi_ext[test]) and CUDA")
+    return disassembled(o for o in build.objects if re.match(r"b?float16-", o.name))
+
+
+def test_16_bit_walks_use_tensor_cores_and_wide_copies(code):
+    walks = {kernel: lines for kernel, lines in code.items() if any(walk in kernel for walk in WALKS)}
+    assert len(walks) == 2 * 13
+    for kernel, lines in walks.items():
+        products = {operation(line) for line in lines if operation(line).startswith("HMMA")}
+        assert products == {"HMMA.16816.F32.BF16" if "bfloat16" in kernel else "HMMA.16816.F32"}, kernel
+        fragments = {operation(line) for line in lines if operation(line).startswith("LDSM")}
+        assert fragments and all(op.endswith(".4") for op in fragments), f"{kernel}: {fragments}"
+        copies = counts(lines, ["LDGSTS.E.BYPASS.128"])[0]
+        assert copies >= 8, f"{kernel}: {copies} copies of 16 bytes past the first cache"
+        assert counts(lines, ["LDL", "STL"]) == (0, 0), f"{kernel} keeps values in local memory"
+
+
+@pytest.mark.parametrize("dtype", ["__nv_bfloat16", "6__half"])
+@pytest.mark.parametrize(
+    "names,work,scores,most_lanes",
+    [
+        (("pairwise_forward", "Lb0E"), FORWARD, 64 * 64, 6.9),
+        (("OnlineWeights",), WIDE, 32 * 64, 10.1),
+        (("FixedWeights", "Lb1ELb0E"), WIDE, 32 * 64, 9.1),
+        (("FixedWeights", "Lb0ELb1E"), {**WIDE, **QUERIES_STREAM}, 32 * 64, 9.9),
+        (("FixedWeights", "Lb1ELb1E"), {**NARROW, **CANDIDATES_STREAM}, 32 * 32, 14.9),
+    ],
+    ids=["forward", "fused, queries", "queries", "candidates", "rows and columns, queries"],
+)
+def test_lanes_of_the_main_loop(names, work, scores, most_lanes, dtype, code):
+    (kernel,) = (name for name in code if "Chunked" in name and all(part in name for part in (*names, dtype)))
+    turn = shortest_turn(code[kernel], work)
+    assert 32 * len(turn) / scores <= most_lanes
+    assert counts(turn, ["HMMA", "MUFU.EX2"]) == (work["HMMA"], work["MUFU.EX2"])
