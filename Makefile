@@ -21,7 +21,7 @@ demo: $(VENV)/built
 	$(BIN)/python -m mi_ext.train mnist_halves --out runs/mnist_halves
 
 test: $(VENV)/built
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # That a build with CUDA is complete and does on the CPU what another does; on a GPU all that there is to test, if there is one.
 test-cuda: $(CUDA_BUILD)/built

@@ -1,5 +1,6 @@
 """Compiles csrc/cuda as CMakeLists.txt does, once for all tests: PTX to run, what ptxas says, and the launchers."""
 
+import fcntl
 import hashlib
 import re
 import shutil
@@ -39,14 +40,21 @@ def built() -> Build:
     """The build of the sources as they are now; objects are kept in build/ for the next time."""
     folder = ROOT / "build/cuda_tests"
     folder.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of pytest may begin at once
+        return _build(folder)
+
+
+def _build(folder: Path) -> Build:
     sources = [*(ROOT / source for source in cmake_list("CUDA_SOURCES")), DRIVER]
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(lambda source: _compiled(source, folder), sources))
-    for path in folder.iterdir():
-        if path.is_file() and path.with_suffix(".o") not in objects:
-            path.unlink()
     library = folder / f"{_digest(map(str, objects))}.so"
-    _run(["-shared", "-cudart=none", "-o", library, *objects])
+    for path in folder.iterdir():
+        if path.is_file() and path != library and path.with_suffix(".o") not in objects:
+            path.unlink()
+    if not library.exists():
+        _run(["-shared", "-cudart=none", "-o", library, *objects])
     return Build(library, objects)
 
 
