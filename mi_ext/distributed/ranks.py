@@ -21,7 +21,7 @@ class Ranks:
     size: int
 
     @staticmethod
-    def of(group) -> "Ranks":
+    def of(group: "dist.ProcessGroup | None") -> "Ranks":
         if not (dist.is_available() and dist.is_initialized()):
             return Ranks(None, 0, 1)
         group = dist.group.WORLD if group is None else group

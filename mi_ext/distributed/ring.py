@@ -1,16 +1,21 @@
 """`RingScores`: candidates that travel from rank to rank."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from .. import ops, validation
-from ..log_domain import log_add_exp, log_sum_exp
+from ..log_domain import Weight, log_add_exp, log_sum_exp
 from ..ops.autograd import double, first_derivative_only
+from ..reference import Exclusion
 from ..scores import SharedColumnScores
 from ..scores.exclusions import Exclusions
+from ..scores.source import Statistics
 from .ranks import Hop, Ranks
 
 
@@ -28,7 +33,17 @@ class RingScores(SharedColumnScores):
     `ranking`. Raises TypeError or ValueError by argument.
     """
 
-    def __init__(self, x, y, scale=1.0, bias=None, target=None, *, labels=None, group=None):
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        scale: Weight = 1.0,
+        bias: Weight | None = None,
+        target: Tensor | None = None,
+        *,
+        labels: tuple[Tensor, Tensor] | None = None,
+        group: "dist.ProcessGroup | None" = None,
+    ):
         validation.floating_matrix("x", x)
         validation.floating_matrix("y", y, "[m, d]")
         validation.same_width("y", y, x)
@@ -65,12 +80,12 @@ class RingScores(SharedColumnScores):
         positive = self.y[self._ring.target]
         return self.scale * (self.x.double() * positive.double()).sum(1) + self.bias
 
-    def _compute_statistics(self, columns: bool):
+    def _compute_statistics(self, columns: bool) -> Statistics:
         if columns:
             raise self._no_columns("column_negative_lse")
         return self._positive(), self._travel(_LogSumExp) + self.bias, None
 
-    def _travel(self, reduction) -> Tensor:
+    def _travel(self, reduction: "_Reduction") -> Tensor:
         return _Travel.apply(self._ring, reduction, self.x, self.y, self.scale, self.bias)
 
 
@@ -94,7 +109,7 @@ class _Ring:
             if hop is not None:
                 y, hop = hop.arrived(), None
 
-    def exclusions(self, owner: int):
+    def exclusions(self, owner: int) -> Exclusion:
         target = self.target if owner == self.ranks.rank else None
         if self.y_label is None:
             return target, None, None, None
@@ -108,11 +123,20 @@ class _LogSumExp:
     fold = staticmethod(log_add_exp)
 
     @staticmethod
-    def value(x, y, scale, bias, exclusions):
+    def value(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, exclusions: Exclusion) -> Tensor:
         return ops.dot_statistics(x, y, scale, exclusions)[1]
 
     @staticmethod
-    def gradient(x, y, scale, bias, exclusions, total, upstream, candidate_gradient):
+    def gradient(
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        exclusions: Exclusion,
+        total: Tensor,
+        upstream: Tensor,
+        candidate_gradient: bool,
+    ) -> tuple[Tensor | None, ...]:
         sides = x, y, scale, exclusions, total, upstream
         return *ops.dot_lse_gradient(*sides, candidate_gradient), torch.zeros_like(bias)
 
@@ -123,44 +147,57 @@ class _SoftplusSum:
     fold = staticmethod(torch.add)
 
     @staticmethod
-    def value(x, y, scale, bias, exclusions):
+    def value(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, exclusions: Exclusion) -> Tensor:
         return ops.dot_softplus_sum(x, y, scale, bias, exclusions)[0]
 
     @staticmethod
-    def gradient(x, y, scale, bias, exclusions, total, upstream, candidate_gradient):
+    def gradient(
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        exclusions: Exclusion,
+        total: Tensor,
+        upstream: Tensor,
+        candidate_gradient: bool,
+    ) -> tuple[Tensor | None, ...]:
         leaves = [t.detach().requires_grad_() for t in (x, scale, bias)]
         y = y.detach().requires_grad_(candidate_gradient)
         with torch.enable_grad():
-            value = _SoftplusSum.value(leaves[0], y, *leaves[1:], exclusions)
+            value = _SoftplusSum.value(leaves[0], y, leaves[1], leaves[2], exclusions)
             leaves.insert(1, y)
             found = iter(torch.autograd.grad(value, [t for t in leaves if t.requires_grad], upstream))
         dx, dy, dscale, dbias = (next(found) if t.requires_grad else None for t in leaves)
         return dx, dy, dscale, dbias
 
 
+_Reduction = type[_LogSumExp] | type[_SoftplusSum]
+
+
 class _Travel(torch.autograd.Function):
     """A reduction over all ranks' candidates; for its gradient they travel again, theirs with them, home at last."""
 
     @staticmethod
-    def forward(ctx, ring, reduction, x, y, scale, bias):
-        total = None
-        for owner, candidates in ring.round(y):
-            part = reduction.value(x, candidates, scale, bias, ring.exclusions(owner))
-            total = part if total is None else reduction.fold(total, part)
+    def forward(
+        ctx: Any, ring: _Ring, reduction: _Reduction, x: Tensor, y: Tensor, scale: Tensor, bias: Tensor
+    ) -> Tensor:
+        parts = (reduction.value(x, block, scale, bias, ring.exclusions(owner)) for owner, block in ring.round(y))
+        total = functools.reduce(reduction.fold, parts)
         ctx.ring, ctx.reduction = ring, reduction
         ctx.save_for_backward(x, y, scale, bias, total)
         return total
 
     @staticmethod
     @first_derivative_only("RingScores", "DenseScores of gathered candidates")
-    def backward(ctx, upstream):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, bias, total = ctx.saved_tensors
         ring, candidate_gradient = ctx.ring, ctx.needs_input_grad[3]
-        sums, travelling = None, None
+        sums: list[Tensor] = []
+        travelling: Hop | None = None
         for owner, candidates in ring.round(y):
             rest = ring.exclusions(owner), total, upstream, candidate_gradient
             dx, dy, *dscalars = ctx.reduction.gradient(x, candidates, scale, bias, *rest)
-            sums = [dx, *dscalars] if sums is None else [a + b for a, b in zip(sums, (dx, *dscalars), strict=True)]
+            sums = [a + b for a, b in zip(sums, (dx, *dscalars), strict=True)] if sums else [dx, *dscalars]
             if candidate_gradient and ring.ranks.size > 1:
                 dy = dy if travelling is None else travelling.arrived() + dy
                 travelling = Hop(ring.ranks, dy, ring.rows[owner - 1], tag=1)

@@ -1,19 +1,24 @@
 """What the drop-ins share."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from .. import validation
+from ..log_domain import Weight
+
+_Parameter = TypeVar("_Parameter", Weight, Weight | None)
 
 
-def inverse(temperature: float | Tensor) -> float | Tensor:
+def inverse(temperature: Weight) -> Weight:
     """1/temperature, the scale of scores. A tensor of one element of any shape is taken, as peers take it."""
     temperature = zero_dim(temperature)
     validation.scalar("temperature", temperature, non_zero=True)
     return 1.0 / temperature
 
 
-def zero_dim(value):
+def zero_dim(value: _Parameter) -> _Parameter:
     """A parameter of shape (1,), as peers keep scales and biases, as the 0-dim tensor that scores take."""
     return value.reshape(()) if isinstance(value, Tensor) and value.numel() == 1 else value
 

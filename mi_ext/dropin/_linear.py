@@ -43,7 +43,7 @@ def per_row(x: Tensor, target: Tensor, ignore_index: int, rows: Callable[[Tensor
 def total(x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, ignore_index: int) -> Tensor:
     """Σ of the cross-entropies of rows that are not ignored; one walk gives it and its gradient."""
 
-    def cross_entropy(reduction: str):
+    def cross_entropy(reduction: str) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda x, target: class_scores(x, weight, bias, target).cross_entropy(reduction=reduction)
 
     if torch.compiler.is_compiling():

@@ -2,14 +2,16 @@
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import validation
-from ..losses.base import unit_vectors
+from ..losses.base import Labels, unit_vectors
 from ..scores import DotScores
+
+Terms = tuple[Tensor, Tensor | tuple[Tensor, Tensor], str]  # losses float64, what each belongs to, the name of that
 
 
 class PairLoss(nn.Module, ABC):
@@ -28,12 +30,12 @@ class PairLoss(nn.Module, ABC):
 
     def __init__(
         self,
-        temperature,
-        distance=None,
-        reducer=None,
-        embedding_regularizer=None,
-        embedding_reg_weight=1,
-        collect_stats=None,
+        temperature: float,
+        distance: nn.Module | None = None,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: nn.Module | None = None,
+        embedding_reg_weight: float = 1,
+        collect_stats: bool | None = None,
     ):
         super().__init__()
         kind = type(distance).__name__
@@ -48,7 +50,14 @@ class PairLoss(nn.Module, ABC):
         self.embedding_reg_weight = embedding_reg_weight
         self.collect_stats = bool(collect_stats)
 
-    def forward(self, embeddings, labels=None, indices_tuple=None, ref_emb=None, ref_labels=None) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
         if labels is None and indices_tuple is None:
             raise ValueError("labels, indices_tuple: expected one of them, got none")
         _check_shapes("embeddings", embeddings, "labels", labels)
@@ -58,31 +67,41 @@ class PairLoss(nn.Module, ABC):
         _check_shapes("ref_emb", ref_emb, "ref_labels", ref_labels)
         if indices_tuple is not None:
             return self._of_indices(embeddings, labels, ref_emb, indices_tuple)
+        assert labels is not None  # one of the two is there
         own = None
         if ref_labels is None or ref_labels is labels:
             own = torch.arange(len(labels), device=labels.device)
             ref_emb, ref_labels = (ref_emb if ref_labels is labels else ref_emb[: len(labels)]), labels
         return self.of_labels(embeddings, labels, ref_emb, ref_labels, own)
 
-    def of_labels(self, embeddings, labels, ref_emb, ref_labels, own: Tensor | None) -> Tensor:
+    def of_labels(
+        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor, own: Tensor | None
+    ) -> Tensor:
         """The loss of all pairs; own int64 [n]: the candidate that is anchor i itself and is left out for it."""
         x, y = self._both(embeddings, ref_emb)
-        labels, ref_labels = validation.label_pair((labels, ref_labels.to(labels.device)), len(x), len(y), x)
+        pair = validation.label_pair((labels, ref_labels.to(labels.device)), len(x), len(y), x)
+        labels, ref_labels = cast(tuple[Tensor, Tensor], pair)  # None only for labels that are None
         return self._reduce(self._label_losses(x, y, labels, ref_labels, own), embeddings, labels)
 
-    def _of_indices(self, embeddings, labels, ref_emb, indices_tuple) -> Tensor:
+    def _of_indices(
+        self, embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor, indices_tuple: tuple[Tensor, ...]
+    ) -> Tensor:
         pairs = indices_tuple if len(indices_tuple) == 4 else (*indices_tuple[:2], indices_tuple[0], indices_tuple[2])
         if all(len(t) <= 1 for t in pairs) or len(pairs[0]) == 0 or len(pairs[2]) == 0:
             return self._reduce(None, embeddings, labels)
         return self._reduce(self._index_losses(*self._both(embeddings, ref_emb), *pairs), embeddings, labels)
 
     @abstractmethod
-    def _label_losses(self, x, y, labels, ref_labels, own):
-        """(losses float64, what each belongs to, the name of that) or None."""
+    def _label_losses(
+        self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None
+    ) -> Terms | None:
+        """None without a positive or a negative pair, or with one of each."""
 
     @abstractmethod
-    def _index_losses(self, x, y, anchor, positive, anchor_of_negative, negative):
-        """As `_label_losses`."""
+    def _index_losses(
+        self, x: Tensor, y: Tensor, anchor: Tensor, positive: Tensor, anchor_of_negative: Tensor, negative: Tensor
+    ) -> Terms:
+        """As `_label_losses`, of the pairs that are named."""
 
     @abstractmethod
     def _mean(self, losses: Tensor) -> Tensor:
@@ -95,12 +114,12 @@ class PairLoss(nn.Module, ABC):
             return x, x
         return x, ref_emb if as_they_are else unit_vectors(ref_emb)
 
-    def _negative_lse(self, x: Tensor, y: Tensor, own: Tensor | None, labels=None) -> Tensor:
+    def _negative_lse(self, x: Tensor, y: Tensor, own: Tensor | None, labels: Labels = None) -> Tensor:
         """float64 [n]: log-sum-exp over candidates other than the own one and those with the anchor's label."""
         rest = {"positive": x} if own is None else {"target": own}
         return DotScores(x, y, 1 / self.temperature, labels=labels, **rest).double().negative_lse
 
-    def _reduce(self, found, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+    def _reduce(self, found: Terms | None, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         losses: Any
         losses, indices, kind = (0, None, "already_reduced") if found is None else found
         if found is not None:

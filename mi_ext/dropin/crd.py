@@ -4,6 +4,8 @@ from mi_ext.dropin.crd import ContrastLoss, ContrastMemory, CRDLoss
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class CRDLoss(nn.Module):
     `ContrastMemory`.
     """
 
-    def __init__(self, opt):
+    def __init__(self, opt: Any):
         super().__init__()
         self.embed_s = Embed(opt.s_dim, opt.feat_dim)
         self.embed_t = Embed(opt.t_dim, opt.feat_dim)
@@ -77,7 +79,7 @@ class ContrastMemory(nn.Module):
     memory_v1: Tensor
     memory_v2: Tensor
 
-    def __init__(self, inputSize, outputSize, K, T=0.07, momentum=0.5):
+    def __init__(self, inputSize: int, outputSize: int, K: int, T: float = 0.07, momentum: float = 0.5):
         super().__init__()
         self.nLem = outputSize
         self.K = K
@@ -105,7 +107,7 @@ class ContrastMemory(nn.Module):
             idx[:, 0] = y
         return idx.view(shape)
 
-    def normalizer(self, slot: int, mean_exponential) -> float:
+    def normalizer(self, slot: int, mean_exponential: Callable[[], Tensor]) -> float:
         """Z in params[slot], set to n_data · mean_exponential() if it has not been."""
         if self.params[slot] < 0:
             with torch.no_grad():
@@ -129,18 +131,18 @@ class _GatheredProducts(torch.autograd.Function):
     """[n, k]: <x_i, bank[index_ik]>, the vectors of one query at a time; the gradient goes to x alone."""
 
     @staticmethod
-    def forward(x, bank, index):
+    def forward(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
         out = x.new_empty(index.shape)
         for row, vector, place in zip(out, x, index, strict=True):
             torch.mv(bank.index_select(0, place), vector, out=row)
         return out
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         bank, index = ctx.saved_tensors
         return nn.functional.embedding_bag(index, bank, per_sample_weights=upstream, mode="sum"), None, None
 
@@ -152,7 +154,7 @@ class ContrastLoss(nn.Module):
     `ContrastMemory`, the positive first.
     """
 
-    def __init__(self, n_data):
+    def __init__(self, n_data: int):
         super().__init__()
         self.n_data = n_data
 
@@ -168,7 +170,7 @@ class ContrastLoss(nn.Module):
 class Embed(nn.Module):
     """A linear map to dim_out of each row, flattened, and unit length."""
 
-    def __init__(self, dim_in=1024, dim_out=128):
+    def __init__(self, dim_in: int = 1024, dim_out: int = 128):
         super().__init__()
         self.linear = nn.Linear(dim_in, dim_out)
         self.l2norm = Normalize(2)
@@ -180,7 +182,7 @@ class Embed(nn.Module):
 class Normalize(nn.Module):
     """x_i / (Σ_j x_ij^p)^{1/p}, p = `power`."""
 
-    def __init__(self, power=2):
+    def __init__(self, power: float = 2):
         super().__init__()
         self.power = power
 

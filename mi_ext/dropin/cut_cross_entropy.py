@@ -41,7 +41,7 @@ def linear_cross_entropy(
     filter_e_grad: bool = True,
     filter_c_grad: bool = True,
     impl: str | LinearCrossEntropyImpl = LinearCrossEntropyImpl.CCE,
-    vocab_parallel_options=None,
+    vocab_parallel_options: object = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """−log softmax(s_i)_{t_i}, s_iv = <e_i, c_v> + b_v, with softcap κ > 0: s ← κ tanh(s/κ).
 
@@ -111,7 +111,9 @@ class LinearCrossEntropy(nn.Module):
         self.impl = impl
         self.return_lse = return_lse
 
-    def forward(self, e: Tensor, c: Tensor, targets: Tensor, bias: Tensor | None = None):
+    def forward(
+        self, e: Tensor, c: Tensor, targets: Tensor, bias: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         return linear_cross_entropy(
             e,
             c,
@@ -140,7 +142,16 @@ def _capped(x: Tensor, c: Tensor, bias: Tensor | None, target: Tensor, softcap: 
     return torch.cat([checkpoint(block, x[r], target[r], use_reentrant=False) for r in rows], 1)
 
 
-def _check(e, c, targets, bias, reduction, shift, impl, vocab_parallel_options) -> int:
+def _check(
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    reduction: str,
+    shift: bool | int,
+    impl: str | LinearCrossEntropyImpl,
+    vocab_parallel_options: object,
+) -> int:
     """shift as an int."""
     if bias is not None and not isinstance(bias, Tensor):
         raise TypeError(

@@ -13,19 +13,24 @@ import torch
 from torch import Tensor
 
 from .. import distributed, validation
+from ..log_domain import Weight
 from ..scores import DotScores
 from ._base import zero_dim
 
 __all__ = ["cal_flash_loss", "cal_inf_loss", "cal_ring_loss"]
 
 
-def cal_flash_loss(q: Tensor, k: Tensor, labels: Tensor | None = None, scale=None, head_dim=256) -> Tensor:
+def cal_flash_loss(
+    q: Tensor, k: Tensor, labels: Tensor | None = None, scale: Weight | None = None, head_dim: int = 256
+) -> Tensor:
     """[n]: the loss of each query, on this rank alone."""
     scores = DotScores(q, k, 1.0 if scale is None else zero_dim(scale), target=_target(q, k, labels))
     return scores.cross_entropy(reduction="none").float()
 
 
-def cal_inf_loss(q: Tensor, k: Tensor, labels: Tensor | None = None, scale=None, head_dim=256) -> Tensor:
+def cal_inf_loss(
+    q: Tensor, k: Tensor, labels: Tensor | None = None, scale: Weight | None = None, head_dim: int = 256
+) -> Tensor:
     """The mean over this rank's queries; the candidates are those of all ranks of torch.distributed's default group.
 
     They travel from rank to rank, so that no rank ever holds all. labels point into this rank's k. k and scale get the

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from .. import validation
+from ..log_domain import Weight
 from ..losses.base import unit_vectors
 from ..scores import DotScores, GatheredScores, Scores
 from ._base import in_peer_dtype, inverse
@@ -13,7 +14,7 @@ __all__ = ["InfoNCE", "info_nce"]
 class InfoNCE(nn.Module):
     """`info_nce` with its options kept: forward(query, positive_key, negative_keys=None)."""
 
-    def __init__(self, temperature=0.1, reduction="mean", negative_mode="unpaired"):
+    def __init__(self, temperature: Weight = 0.1, reduction: str = "mean", negative_mode: str = "unpaired"):
         super().__init__()
         self.temperature = temperature
         self.reduction = reduction
@@ -28,9 +29,9 @@ def info_nce(
     query: Tensor,
     positive_key: Tensor,
     negative_keys: Tensor | None = None,
-    temperature=0.1,
-    reduction="mean",
-    negative_mode="unpaired",
+    temperature: Weight = 0.1,
+    reduction: str = "mean",
+    negative_mode: str = "unpaired",
 ) -> Tensor:
     """−log [e^{p_i} / (e^{p_i} + Σ_negatives e^{s_ij})], scores <x_i, y_j>/temperature of vectors made unit length.
 
@@ -48,7 +49,7 @@ def info_nce(
     return in_peer_dtype(scores.cross_entropy(reduction=reduction), query, positive_key)
 
 
-def _scores(x: Tensor, positive: Tensor, negative_keys: Tensor | None, scale) -> Scores:
+def _scores(x: Tensor, positive: Tensor, negative_keys: Tensor | None, scale: Weight) -> Scores:
     if negative_keys is None:
         return DotScores(x, positive, scale)
     negatives = unit_vectors(negative_keys)

@@ -46,7 +46,9 @@ class MemoryBankModule(nn.Module):
         self.register_buffer("bank", bank, persistent=False)
         self.register_buffer("bank_ptr", torch.zeros(1, dtype=torch.int64), persistent=False)
 
-    def forward(self, output: Tensor, labels: Tensor | None = None, update: bool = False):
+    def forward(
+        self, output: Tensor, labels: Tensor | None = None, update: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         if self.size[0] == 0:
             return output, None
         bank = self.bank.clone()  # what a backward pass will read is not written to

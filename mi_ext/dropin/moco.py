@@ -3,6 +3,9 @@
 from mi_ext.dropin.moco import MoCo
 """
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
@@ -29,7 +32,13 @@ class MoCo(nn.Module):
     queue_ptr: Tensor
 
     def __init__(
-        self, base_encoder, dim: int = 128, K: int = 65536, m: float = 0.999, T: float = 0.07, mlp: bool = False
+        self,
+        base_encoder: Callable[..., Any],
+        dim: int = 128,
+        K: int = 65536,
+        m: float = 0.999,
+        T: float = 0.07,
+        mlp: bool = False,
     ) -> None:
         super().__init__()
         self.K = K
@@ -86,7 +95,7 @@ class MoCo(nn.Module):
     def _batch_unshuffle_ddp(self, x: Tensor, idx_unshuffle: Tensor | None) -> Tensor:
         return x if idx_unshuffle is None else concat_all_gather(x)[_own_part(idx_unshuffle)]
 
-    def _parameter_pairs(self):
+    def _parameter_pairs(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         return zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True)
 
 

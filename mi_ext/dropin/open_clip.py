@@ -13,12 +13,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import distributed
+from ..log_domain import Weight
 from ..losses.base import same_shape
 from ..losses.in_batch import sigmoid_cross_entropy, symmetric_cross_entropy
-from ..scores import DotScores
+from ..scores import DotScores, Scores
 from ._base import in_peer_dtype, zero_dim
 
 __all__ = ["ClipLoss", "SigLipLoss"]
+
+_Result = Tensor | dict[str, Tensor]
 
 
 class ClipLoss(nn.Module):
@@ -31,7 +34,13 @@ class ClipLoss(nn.Module):
     """
 
     def __init__(
-        self, local_loss=False, gather_with_grad=False, cache_labels=False, rank=0, world_size=1, use_horovod=False
+        self,
+        local_loss: bool = False,
+        gather_with_grad: bool = False,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        use_horovod: bool = False,
     ):
         super().__init__()
         if use_horovod:
@@ -43,7 +52,14 @@ class ClipLoss(nn.Module):
         self.world_size = world_size
         self.use_horovod = use_horovod
 
-    def forward(self, image_features, text_features, logit_scale, logit_bias=None, output_dict=False):
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Weight,
+        logit_bias: Weight | None = None,
+        output_dict: bool = False,
+    ) -> _Result:
         same_shape("text_features", text_features, "image_features", image_features)
         scalars = zero_dim(logit_scale), zero_dim(logit_bias)
         if self.world_size == 1:
@@ -53,7 +69,7 @@ class ClipLoss(nn.Module):
             loss = self._over_ranks(image_features, text_features, *scalars)
         return _result(loss, image_features, output_dict)
 
-    def _over_ranks(self, image: Tensor, text: Tensor, scale, bias) -> Tensor:
+    def _over_ranks(self, image: Tensor, text: Tensor, scale: Weight, bias: Weight | None) -> Tensor:
         (all_images, start), (all_texts, _) = self._gather(image), self._gather(text)
         if not self.local_loss:
             return symmetric_cross_entropy(DotScores(all_images, all_texts, scale, bias))
@@ -98,12 +114,19 @@ class SigLipLoss(nn.Module):
         choices = "bidir", "shift", "reduce", "gather"
         assert self.dist_impl in choices, f"dist_impl: expected one of {choices}, got {dist_impl!r}"
 
-    def forward(self, image_features, text_features, logit_scale, logit_bias, output_dict=False):
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Weight,
+        logit_bias: Weight | None,
+        output_dict: bool = False,
+    ) -> _Result:
         same_shape("text_features", text_features, "image_features", image_features)
         scores = self._scores(image_features, text_features, zero_dim(logit_scale), zero_dim(logit_bias))
         return _result(sigmoid_cross_entropy(scores), image_features, output_dict)
 
-    def _scores(self, image: Tensor, text: Tensor, scale, bias):
+    def _scores(self, image: Tensor, text: Tensor, scale: Weight, bias: Weight | None) -> Scores:
         if self.world_size == 1:
             return DotScores(image, text, scale, bias)
         _check_ranks(self.rank, self.world_size)
@@ -113,7 +136,7 @@ class SigLipLoss(nn.Module):
         return DotScores(image, texts, scale, bias, torch.arange(start, start + len(image), device=image.device))
 
 
-def _result(loss: Tensor, features: Tensor, output_dict: bool):
+def _result(loss: Tensor, features: Tensor, output_dict: bool) -> _Result:
     loss = in_peer_dtype(loss, features)
     return {"contrastive_loss": loss} if output_dict else loss
 

@@ -5,11 +5,13 @@
 The package's miners, reducers and regularizers work with these losses, and its losses with these wrappers.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ..log_domain import row_cross_entropy
-from ._pair_loss import PairLoss
+from ._pair_loss import PairLoss, Terms
 from ._pairs import equal_pairs, grouped_log_sum_exp, pair_scores, row_sums_of_equal
 
 _WITH_MEMORY = frozenset(
@@ -28,10 +30,12 @@ class NTXentLoss(PairLoss):
     forward takes. The package adds the smallest float to each probability, so that its terms end at 87; ours do not.
     """
 
-    def __init__(self, temperature=0.07, **kwargs):
+    def __init__(self, temperature: float = 0.07, **kwargs: Any):
         super().__init__(temperature, **kwargs)
 
-    def _label_losses(self, x, y, labels, ref_labels, own):
+    def _label_losses(
+        self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None
+    ) -> Terms | None:
         anchor, positive = equal_pairs(labels, ref_labels)
         n_negative = len(x) * len(y) - len(anchor)
         if own is not None:
@@ -41,12 +45,14 @@ class NTXentLoss(PairLoss):
             return None
         return self._losses(x, y, anchor, positive, self._negative_lse(x, y, own, (labels, ref_labels)))
 
-    def _index_losses(self, x, y, anchor, positive, anchor_of_negative, negative):
+    def _index_losses(
+        self, x: Tensor, y: Tensor, anchor: Tensor, positive: Tensor, anchor_of_negative: Tensor, negative: Tensor
+    ) -> Terms:
         scores = pair_scores(x, y, anchor_of_negative, negative) / self.temperature
         negative_lse = grouped_log_sum_exp(scores, anchor_of_negative, len(x))
         return self._losses(x, y, anchor, positive, negative_lse)
 
-    def _losses(self, x, y, anchor, positive, negative_lse):
+    def _losses(self, x: Tensor, y: Tensor, anchor: Tensor, positive: Tensor, negative_lse: Tensor) -> Terms:
         scores = pair_scores(x, y, anchor, positive) / self.temperature
         return row_cross_entropy(scores, negative_lse[anchor], 0.0, 0.0), (anchor, positive), "pos_pair"
 
@@ -62,10 +68,12 @@ class SupConLoss(PairLoss):
     since positive scores are summed by classes. `PairLoss` says what forward takes.
     """
 
-    def __init__(self, temperature=0.1, **kwargs):
+    def __init__(self, temperature: float = 0.1, **kwargs: Any):
         super().__init__(temperature, **kwargs)
 
-    def _label_losses(self, x, y, labels, ref_labels, own):
+    def _label_losses(
+        self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None
+    ) -> Terms | None:
         sums, count = row_sums_of_equal(labels, ref_labels, y.double())
         n_negative = len(x) * len(y) - count.sum()
         if own is not None:
@@ -75,7 +83,9 @@ class SupConLoss(PairLoss):
         attraction = (x.double() * sums).sum(1) / self.temperature
         return self._losses(self._negative_lse(x, y, own), attraction, count * counts)
 
-    def _index_losses(self, x, y, anchor, positive, anchor_of_negative, negative):
+    def _index_losses(
+        self, x: Tensor, y: Tensor, anchor: Tensor, positive: Tensor, anchor_of_negative: Tensor, negative: Tensor
+    ) -> Terms:
         n, m = len(x), len(y)
         pairs = [(i * m + j).unique() for i, j in ((anchor, positive), (anchor_of_negative, negative))]
         either, times = torch.cat(pairs).unique(return_counts=True)
@@ -88,7 +98,7 @@ class SupConLoss(PairLoss):
     def _pair_scores(self, x: Tensor, y: Tensor, pair: Tensor) -> Tensor:
         return pair_scores(x, y, pair // len(y), pair % len(y)) / self.temperature
 
-    def _losses(self, denominator, attraction, count):
+    def _losses(self, denominator: Tensor, attraction: Tensor, count: Tensor) -> Terms:
         losses = torch.where(count > 0, denominator - attraction / count.clamp_min(1), 0.0)
         return losses, torch.arange(len(losses), device=losses.device), "element"
 
@@ -114,7 +124,14 @@ class CrossBatchMemory(nn.Module):
     embedding_memory: Tensor
     label_memory: Tensor
 
-    def __init__(self, loss, embedding_size, memory_size=1024, miner=None, **kwargs):
+    def __init__(
+        self,
+        loss: nn.Module,
+        embedding_size: int,
+        memory_size: int = 1024,
+        miner: nn.Module | None = None,
+        **kwargs: Any,
+    ):
         super().__init__()
         _check_supported(type(self), loss, _WITH_MEMORY)
         self.collect_stats = bool(kwargs.pop("collect_stats", None))
@@ -131,7 +148,13 @@ class CrossBatchMemory(nn.Module):
         self.has_been_filled = False
         self.queue_idx = 0
 
-    def forward(self, embeddings, labels, indices_tuple=None, enqueue_mask=None) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        enqueue_mask: Tensor | None = None,
+    ) -> Tensor:
         if indices_tuple is not None and enqueue_mask is not None:
             raise ValueError("indices_tuple, enqueue_mask: expected at most one of them, got both")
         if enqueue_mask is None and len(embeddings) > self.memory_size:
@@ -157,7 +180,7 @@ class CrossBatchMemory(nn.Module):
         return self.loss(embeddings, labels, pairs, *memory)
 
     @torch.no_grad()
-    def add_to_memory(self, embeddings, labels, batch_size) -> None:
+    def add_to_memory(self, embeddings: Tensor, labels: Tensor, batch_size: int) -> None:
         start = self.queue_idx
         self.curr_batch_idx = torch.arange(start, start + batch_size, device=labels.device) % self.memory_size
         self.embedding_memory[self.curr_batch_idx] = embeddings
@@ -166,7 +189,13 @@ class CrossBatchMemory(nn.Module):
         self.has_been_filled = self.has_been_filled or start + batch_size >= self.memory_size
 
     def create_indices_tuple(
-        self, embeddings, labels, E_mem, L_mem, input_indices_tuple, do_remove_self_comparisons
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        E_mem: Tensor,
+        L_mem: Tensor,
+        input_indices_tuple: tuple[Tensor, ...] | None,
+        do_remove_self_comparisons: bool,
     ) -> tuple[Tensor, ...]:
         """The miner's pairs or triplets, else all pairs, without own slots as positives; then the caller's."""
         if self.miner is not None:
@@ -190,14 +219,14 @@ class SelfSupervisedLoss(nn.Module):
     loss: as `CrossBatchMemory`, but for MarginLoss.
     """
 
-    def __init__(self, loss, symmetric=True, **kwargs):
+    def __init__(self, loss: nn.Module, symmetric: bool = True, **kwargs: Any):
         super().__init__()
         _check_supported(type(self), loss, _OF_AUGMENTATIONS)
         _no_more(kwargs)
         self.loss = loss
         self.symmetric = symmetric
 
-    def forward(self, embeddings, ref_emb) -> Tensor:
+    def forward(self, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
         labels = torch.arange(len(embeddings), device=embeddings.device)
         if self.symmetric:
             return self.loss(torch.cat([embeddings, ref_emb]), torch.cat([labels, labels]))

@@ -5,6 +5,7 @@ from mi_ext.dropin.sentence_transformers import MultipleNegativesRankingLoss
 
 import logging
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..distributed import gather
 from ..log_domain import log_sum_exp, row_cross_entropy
-from ..losses.base import unit_vectors
+from ..losses.base import Labels, unit_vectors
 from ..scores import DotScores, column_blocks
 
 _DIRECTIONS = "query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"
@@ -55,9 +56,9 @@ class MultipleNegativesRankingLoss(nn.Module):
 
     def __init__(
         self,
-        model,
+        model: nn.Module,
         scale: float = 20.0,
-        similarity_fct=cos_sim,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim,
         gather_across_devices: bool = False,
         directions: tuple[str, ...] = ("query_to_doc",),
         partition_mode: str = "joint",
@@ -77,7 +78,7 @@ class MultipleNegativesRankingLoss(nn.Module):
         if hardness_mode is not None and hardness_strength == 0:
             logging.getLogger(__name__).warning("hardness_mode: has no effect while hardness_strength is 0")
 
-    def forward(self, sentence_features, labels: Tensor) -> Tensor:
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         embeddings = [self.model(features)["sentence_embedding"] for features in sentence_features]
         return self.compute_loss_from_embeddings(embeddings, labels)
 
@@ -145,7 +146,7 @@ class MultipleNegativesRankingLoss(nn.Module):
         q, d, documents = queries[own], columns[0][own], torch.cat(columns)
         of_own_query = own, torch.arange(len(queries), device=own.device).repeat(len(columns))
 
-        def negative_lse(x: Tensor, y: Tensor, labels=None) -> Tensor:
+        def negative_lse(x: Tensor, y: Tensor, labels: Labels = None) -> Tensor:
             return DotScores(x, y, self.scale, target=own, labels=labels).double().negative_lse
 
         negatives = {"query_to_doc": self._query_to_doc(q, documents, own, of_own_query, columns, negative_lse)}
@@ -157,7 +158,15 @@ class MultipleNegativesRankingLoss(nn.Module):
             negatives["doc_to_doc"] = negative_lse(d, documents, of_own_query)
         return self.scale * (q.double() * d.double()).sum(1), negatives
 
-    def _query_to_doc(self, q, documents, own, of_own_query, columns, negative_lse) -> Tensor:
+    def _query_to_doc(
+        self,
+        q: Tensor,
+        documents: Tensor,
+        own: Tensor,
+        of_own_query: tuple[Tensor, Tensor],
+        columns: tuple[Tensor, ...],
+        negative_lse: Callable[..., Tensor],
+    ) -> Tensor:
         """With weighted negatives in two parts: the others, and the own ones one by one.
 
         scale <q, d> + strength <q, d>, the latter constant, is the product of [q, strength/scale q] and [d, d].
@@ -208,14 +217,20 @@ def _wide(t: Tensor) -> Tensor:
     return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
-def _product(similarity_fct) -> bool | None:
+def _product(similarity_fct: Callable[[Tensor, Tensor], Tensor]) -> bool | None:
     """Whether it normalises, for `cos_sim` and `dot_score` of this module or the package; None for others."""
     module, name = (getattr(similarity_fct, a, "") or "" for a in ("__module__", "__name__"))
     known = module == __name__ or module.startswith("sentence_transformers.util")
     return {"cos_sim": True, "dot_score": False}.get(name) if known else None
 
 
-def _check(scale, directions, partition_mode, hardness_mode, hardness_strength) -> None:
+def _check(
+    scale: float,
+    directions: tuple[str, ...],
+    partition_mode: str,
+    hardness_mode: str | None,
+    hardness_strength: float,
+) -> None:
     if not scale > 0:
         raise ValueError(f"scale: expected a number above 0, got {scale}")
     if "query_to_doc" not in directions or not set(directions) <= set(_DIRECTIONS):

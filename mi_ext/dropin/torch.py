@@ -25,7 +25,7 @@ def linear_cross_entropy(
     reduction: str = "mean",
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
-    options=None,
+    options: object = None,
 ) -> Tensor:
     """cross_entropy(input @ linear_weightᵀ + linear_bias, target) without the logits.
 
@@ -146,7 +146,14 @@ def _mass(target: Tensor, v: Tensor, ignore_index: int) -> Tensor:
     return torch.where(valid, v[torch.where(valid, target, 0)], 0.0).sum()
 
 
-def _check(input, linear_weight, linear_bias, weight, reduction, smoothing) -> None:
+def _check(
+    input: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    weight: Tensor | None,
+    reduction: str,
+    smoothing: float,
+) -> None:
     if input.dim() not in (1, 2):
         raise RuntimeError(f"input: expected one or two dimensions, got shape {tuple(input.shape)}")
     if linear_weight.dim() < 2:
@@ -168,7 +175,7 @@ def _check(input, linear_weight, linear_bias, weight, reduction, smoothing) -> N
         raise ValueError(f"reduction: expected 'none', 'mean' or 'sum', got {reduction!r}")
 
 
-def _index_target(input, target, positions, n_classes: int, ignore_index: int) -> Tensor:
+def _index_target(input: Tensor, target: Tensor, positions: list[int], n_classes: int, ignore_index: int) -> Tensor:
     expected = (*input.shape[:-1], *positions)
     if target.shape != expected:
         raise ValueError(
