@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from . import cuda_model_peers
@@ -33,7 +34,7 @@ MODEL = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda_model", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="a .json file for the counts")
+    parser.add_argument("--out", type=Path, help="a .json file for the counts; beside it a .md table and a .png chart")
     parser.add_argument("--widths", type=int, nargs="*", default=[64, 128], metavar="d")
     arguments = parser.parse_args()
     rows = []
@@ -44,6 +45,8 @@ def main() -> None:
     print("\n".join(table(rows)))
     if arguments.out:
         arguments.out.write_text(json.dumps({"note": MODEL, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        arguments.out.with_suffix(".md").write_text("\n".join([MODEL, "", *table(rows), ""]), encoding="utf-8")
+        draw(rows, arguments.out.with_suffix(".png"))
 
 
 def our_launches(n: int, d: int) -> list[tuple]:
@@ -98,9 +101,25 @@ def row(kernel: str, dtype: str, d: int, once: list, twice: list) -> dict:
         seconds = {
             name: each(lambda s, name=name, gpu=gpu: roofline(s, gpu)[name]) for name in ("tensor", "mufu", "shared")
         }
-        binding = max(seconds, key=seconds.get)
-        found[gpu] = {"microseconds": 1e6 * seconds[binding] * SIZE**2, "binds": binding}
+        bounds = {name: 1e6 * value * SIZE**2 for name, value in seconds.items()}
+        binding = max(bounds, key=bounds.get)
+        found[gpu] = {"microseconds": bounds[binding], "binds": binding, "bounds": bounds}
     return found
+
+
+def draw(rows: list[dict], path: Path, gpu: str = "H100") -> None:
+    """A bar for each resource of each call, 16-bit and TF32 kernels."""
+    calls = [r for r in rows if r["dtype"] != "float32"]
+    figure = Figure((9, 1 + 0.55 * len(calls)), layout="constrained")
+    axes = figure.subplots()
+    for k, resource in enumerate(("tensor", "mufu", "shared")):
+        places = [i + 0.27 * (k - 1) for i in range(len(calls))]
+        axes.barh(places, [r[gpu]["bounds"][resource] for r in calls], 0.25, label=resource)
+    axes.set_yticks(range(len(calls)), [f"{r['kernel']}\n{r['dtype']}, d = {r['d']}" for r in calls], fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel=f"MODEL, no measurement: lower bound on {gpu} for {SIZE}² scores, µs")
+    axes.legend()
+    figure.savefig(path, dpi=110)
 
 
 def table(rows: list[dict]) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..log_domain import softplus
+from ..ops.autograd import Operator
 from ..scores import GatheredScores
 
 _EPSILON = 1e-7
@@ -127,7 +128,7 @@ class ContrastMemory(nn.Module):
         return out / self.normalizer(slot, out.mean)
 
 
-class _GatheredProducts(torch.autograd.Function):
+class _GatheredProducts(Operator):
     """[n, k]: <x_i, bank[index_ik]>, the vectors of one query at a time; the gradient goes to x alone."""
 
     @staticmethod

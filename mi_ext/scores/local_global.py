@@ -104,7 +104,7 @@ class LocalGlobalScores(Scores):
         """float64 [B, L]: p_il."""
         if self._critic is None:
             return torch.bmm(self._locals.double(), self._globals.double()[:, :, None]).squeeze(2)
-        own = (self._score(slice(i, i + 1), slice(i, i + 1)) for i in range(self.n_images))
+        own = (self._score(_Span(i, i + 1), _Span(i, i + 1)) for i in range(self.n_images))
         none = self._constant(0.0).expand(0, self.n_locals)
         return torch.cat([none, *(scores.double().column_block(0, self.n_locals) for scores in own)])
 
@@ -114,27 +114,35 @@ class LocalGlobalScores(Scores):
         labels = image, image.repeat_interleave(self.n_locals)
         score = DotScores if self._critic is None else self._critic
         scores = score(self._globals, self._locals.flatten(0, 1), target=own_first, labels=labels)
-        yield _Part(slice(0, self.n_images), slice(0, self.n_images), scores, -math.inf)
+        everything = _Span(0, self.n_images)
+        yield _Part(everything, everything, scores, -math.inf)
 
     def _by_rectangles(self) -> Iterator["_Part"]:
         return (_Part(r, images, self._score(r, images), 0.0) for r, images in _rectangles(0, self.n_images))
 
-    def _score(self, rows: slice, images: slice) -> Scores:
+    def _score(self, rows: "_Span", images: "_Span") -> Scores:
         """Of some globals with all locals of some images, the first of them in the place of the positive."""
-        x = self._globals[rows]
+        x = self._globals[rows.start : rows.stop]
         first = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         assert self._critic is not None  # a product takes labels, and is walked over at once
-        return self._critic(x, self._locals[images].flatten(0, 1), target=first)
+        return self._critic(x, self._locals[images.start : images.stop].flatten(0, 1), target=first)
 
     def _constant(self, value: float) -> Tensor:
         return torch.full((), value, dtype=torch.float64, device=self._globals.device)
 
 
+class _Span(NamedTuple):
+    """Images start … stop − 1. No slice: torch.compile takes its ends for constants."""
+
+    start: int
+    stop: int
+
+
 class _Part(NamedTuple):
     """Globals of the images `rows`, locals of `images`: the negatives of `scores`, and its positives where a = 0."""
 
-    rows: slice
-    images: slice
+    rows: _Span
+    images: _Span
     scores: Scores
     a: float
 
@@ -156,7 +164,7 @@ class _Part(NamedTuple):
         n = self.rows.stop - self.rows.start
         for start, stop in column_blocks(n, (self.images.stop - self.images.start) * n_locals):
             s = self.scores.double().column_block(start, stop)
-            yield self.rows, self.images.start + torch.arange(start, stop, device=s.device) // n_locals, s
+            yield slice(*self.rows), self.images.start + torch.arange(start, stop, device=s.device) // n_locals, s
 
     def own_scores(self, n_locals: int) -> Tensor:
         """float64 [B·L]: those of each image with its own locals, where rows and images are all images."""
@@ -181,12 +189,12 @@ def _takes_labels(critic: Callable[..., Scores] | None) -> bool:
     return "labels" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def _rectangles(start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+def _rectangles(start: int, stop: int) -> Iterator[tuple[_Span, _Span]]:
     """(rows, images): halves against halves, within halves again; together each pair of different images once."""
     if stop - start < 2:
         return
     middle = (start + stop) // 2
-    low, high = slice(start, middle), slice(middle, stop)
+    low, high = _Span(start, middle), _Span(middle, stop)
     yield low, high
     yield high, low
     yield from _rectangles(start, middle)
