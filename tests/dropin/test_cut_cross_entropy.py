@@ -80,6 +80,35 @@ def test_results_are_float32(dtype):
             torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def larger(n, vocabulary, width, dtype):
+    """Half as many classes as inputs equal inputs; a fifth of the targets are ignored; inputs [4, n / 4, width]."""
+    g = torch.Generator().manual_seed(n)
+    e, c = torch.randn(n, width, generator=g) / width**0.5, torch.randn(vocabulary, width, generator=g)
+    c[: n // 2] = e[: n // 2]
+    targets = torch.randint(vocabulary, (n,), generator=g)
+    targets[torch.randperm(n, generator=g)[: n // 5]] = -100
+    return {"e": e.view(4, -1, width).to(dtype), "c": c.to(dtype), "targets": targets.view(4, -1)}
+
+
+@pytest.mark.parametrize("sizes", [(256, 512, 128), (252, 507, 123)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("softcap", [None, 20.0])
+def test_every_entry_at_larger_sizes(sizes, dtype, softcap):
+    """Results in float32, gradients in the dtype of the inputs: no entry further from the truth than that allows."""
+    inputs = larger(*sizes, dtype)
+    exact = {k: t.double() if t.is_floating_point() else t for k, t in inputs.items()}
+    digit = torch.finfo(dtype).eps * (16 if dtype == torch.float32 else 1)
+    for reduction, shift in itertools.product(("none", "mean", "sum"), (False, True)):
+        options = {"softcap": softcap, "shift": shift, "reduction": reduction, "return_lse": reduction == "none"}
+        found = evaluate(functools.partial(linear_cross_entropy, **options), inputs, ("e", "c"))
+        truth = evaluate(functools.partial(dense, **options), exact, ("e", "c"))
+        assert [t.dtype for t in found] == [*(torch.float32 for _ in found[2:]), dtype, dtype]
+        for result, expected in zip(found[:-2], truth[:-2], strict=True):
+            torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5)
+        for result, expected in zip(found[-2:], truth[-2:], strict=True):
+            assert (result - expected).abs().max() <= digit * expected.abs().max()
+
+
 def test_module_and_ignored_values():
     """A row that is ignored is not read, not even where it holds NaN."""
     inputs = problem()
