@@ -1,8 +1,6 @@
 """What the operators' autograd functions share."""
 
 import functools
-import inspect
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,33 +9,19 @@ from torch.autograd import forward_ad
 from .vmap import each_problem
 
 
-class _Positional(inspect.Signature):
-    """Of a function that is called with all its arguments, in order: there is nothing to bind."""
-
-    def bind(self, *args):
-        return _Bound(args)
-
-
-class _Bound(NamedTuple):
-    args: tuple
-    kwargs: dict = {}
-
-    def apply_defaults(self) -> None:
-        pass
-
-
 class Operator(torch.autograd.Function):
     """A differentiable function of the raw operators, which torch.func.vmap maps over problems."""
 
     def __init_subclass__(cls):
-        # torch binds each call to forward's signature, which takes longer than solving a small problem.
-        cls.forward.__signature__ = _Positional(list(inspect.signature(cls.forward).parameters.values()))
         cls.vmap = staticmethod(functools.partial(each_problem, cls.apply))
 
     @classmethod
     def apply(cls, *arguments):
         try:
-            return super().apply(*arguments)
+            if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+                return super().apply(*arguments)
+            # What torch does besides, binding the arguments to a signature, takes longer than solving a small problem.
+            return super(torch.autograd.Function, cls).apply(*arguments)
         except NotImplementedError as error:
             if forward_ad._current_level < 0:
                 raise
@@ -70,7 +54,10 @@ def double(value, like: Tensor) -> Tensor:
 
 def scaled(gradient: Tensor, upstream: Tensor, like: Tensor) -> Tensor | None:
     """A kept gradient times the upstream one, in the dtype of its input: never rounded to 16 bits before."""
-    return (gradient * upstream.to(gradient.dtype)).to(like.dtype) if gradient.shape == like.shape else None
+    if gradient.shape != like.shape:
+        return None
+    product = gradient * upstream  # a 0-dim upstream of any dtype leaves the gradient's
+    return product if product.dtype == like.dtype else product.to(like.dtype)
 
 
 def first_derivative_only(source: str, dense: str):
@@ -82,9 +69,11 @@ def first_derivative_only(source: str, dense: str):
     def decorate(backward):
         @functools.wraps(backward)
         def wrapped(ctx, *upstream):
+            if not torch.is_grad_enabled():
+                return backward(ctx, *upstream)
             with torch.no_grad():
                 gradients = backward(ctx, *upstream)
-            if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            if torch.compiler.is_compiling():
                 return gradients
             message = f"mi_ext: {source} has no second derivative; {dense} has"
             causes = [t for t in (*ctx.saved_tensors, *upstream) if t is not None and t.requires_grad]
