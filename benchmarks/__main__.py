@@ -14,6 +14,7 @@ FAMILIES = (
     "bank",
     "gathered",
     "joint",
+    "dropins",
     "sixteen_bit",
     "memory",
     "accuracy",

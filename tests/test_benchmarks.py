@@ -20,6 +20,7 @@ FAMILIES = {
     "bank",
     "gathered",
     "joint",
+    "dropins",
     "sixteen_bit",
     "memory",
     "accuracy",

@@ -20,16 +20,21 @@ struct CandidateSums {
   }
 };
 
-// dL/dy_j for j in range: slots added in order.
+// dL/dy_j for j in range: slots added in order. `out` may be the first slot's sums.
 template <class T>
 MI_INLINE void join_candidate_sums(const CandidateSums<T>* slots, int slot_count, int64_t dim, int64_t width,
                                    Range range, T* out) {
-  for (int64_t j = range.first; j < range.last; j++)
-    for (int64_t k = 0; k < dim; k++) {
-      T sum = static_cast<T>(slots[0].factor) * slots[0].sums[j * width + k];
-      for (int s = 1; s < slot_count; s++) sum += static_cast<T>(slots[s].factor) * slots[s].sums[j * width + k];
-      out[j * dim + k] = sum;
-    }
+  const auto joined = [&](auto read, int64_t at) {
+    auto sum = static_cast<T>(slots[0].factor) * read(slots[0].sums + at);
+    for (int s = 1; s < slot_count; s++) sum += static_cast<T>(slots[s].factor) * read(slots[s].sums + at);
+    return sum;
+  };
+  for (int64_t j = range.first; j < range.last; j++) {
+    int64_t k = 0;
+    for (; k + kLanes<T> <= dim; k += kLanes<T>)
+      store(out + j * dim + k, joined([](const T* from) { return load(from); }, j * width + k));
+    for (; k < dim; k++) out[j * dim + k] = joined([](const T* from) { return *from; }, j * width + k);
+  }
 }
 
 // dx_i = c_i scale sum_j E_ji y_j, and this row's part of dscale, <x_i, dx_i> / scale.
