@@ -227,8 +227,10 @@ struct OneHiddenLayer {
     for (int r = 0; r < kTileRows; r++) {
       const Vec<T> scalar = broadcast(a[r * a_row]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; v++)
-        s.at[r][v] += kRising ? max<T>(operand[v], scalar) : min<T>(operand[v], scalar);
+      for (int v = 0; v < kVectors; v++) {
+        const Vec<T> term = kRising ? max<T>(operand[v], scalar) : min<T>(operand[v], scalar);
+        s.at[r][v] = v % 2 == 0 ? add_by_product<T>(s.at[r][v], term) : s.at[r][v] + term;
+      }
     }
   }
 
@@ -271,9 +273,9 @@ struct OneHiddenLayer {
         const Vec<T> weight = broadcast(weights[r * kColumns + j]);
 #pragma GCC unroll 2
         for (int i = 0; i < kUnitVectors; i++) {
-          const Vec<T> active = query[r][i] > b[i] ? weight : Vec<T>{};
-          sum[r][i] += active;
-          column[i] += active;
+          const Vec<T> active = query[r][i] > b[i] ? Vec<T>{} + T(1) : Vec<T>{};
+          sum[r][i] += active * weight;  // fused: the units that add are busy with comparisons
+          column[i] += active * weight;
         }
       }
 #pragma GCC unroll 2

@@ -99,6 +99,22 @@ MI_INLINE bool any_greater(Vec<T> a, Vec<T> b) {
 #endif
 }
 
+// sum + term, exactly, as term * 1 + sum: where comparisons keep the units that add busy, those that multiply are free.
+template <class T>
+MI_INLINE Vec<T> add_by_product(Vec<T> sum, Vec<T> term) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // The ones stay in memory, since no register is left; a compiler that knew them would add.
+  static constexpr Vec<T> kOnes = Vec<T>{} + T(1);
+  if constexpr (sizeof(T) == 4)
+    asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(term), "m"(kOnes));
+  else
+    asm("vfmadd231pd %2, %1, %0" : "+x"(sum) : "x"(term), "m"(kOnes));
+  return sum;
+#else
+  return sum + term;
+#endif
+}
+
 // Pairs first: half the length of the chain of additions.
 template <class T, int kCount>
 MI_INLINE Vec<T> sum_of(const Vec<T> (&v)[kCount]) {

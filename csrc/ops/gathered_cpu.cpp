@@ -8,9 +8,13 @@ namespace {
 using GatheredArguments = GatheredArgumentsOf<GatheredProblem>;
 
 void check_index(const char* op, const int64_t* index, int64_t n, int64_t m, int64_t rows) {
-  bool outside = false;
-  for (int64_t k = 0; k < n * m; k++) outside |= static_cast<uint64_t>(index[k]) >= static_cast<uint64_t>(rows);
-  if (!outside) return;
+  // The sign of index or of rows - 1 - index: comparisons of 64 bits would be made one by one.
+  uint64_t outside = 0;
+  for (int64_t k = 0; k < n * m; k++) {
+    const uint64_t at = static_cast<uint64_t>(index[k]);
+    outside |= at | (static_cast<uint64_t>(rows - 1) - at);
+  }
+  if (static_cast<int64_t>(outside) >= 0) return;
   int64_t k = 0;
   while (static_cast<uint64_t>(index[k]) < static_cast<uint64_t>(rows)) k++;
   check(false, op, "index[", k / m, ", ", k % m, "] = ", index[k], ", but the bank has ", rows,
