@@ -59,7 +59,7 @@ def test_times_and_ratios(rows):
     for row in timed:
         if row["competitor"] == "mi_ext InfoNCE":  # a yardstick, of other flops than the case's
             assert "rate" not in row and "peak_share" not in row
-        else:
+        elif row["family"] != "dropins":  # whose peers do different work for the same loss
             assert row["rate"] > 0 and row["peak_share"] > 0
         assert row["seconds"] > 0
         assert row["ratio"] == pytest.approx(row["seconds"] / ours[row["family"], row["problem"]])
