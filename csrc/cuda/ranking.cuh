@@ -91,36 +91,15 @@ __global__ void __launch_bounds__(kThreads) ranking_walk(const __grid_constant__
   Ring<T> ring(p.walk, shared);
   const Place<T> place;
   const Scores<T> scores(p.unweighted, ring, place, true);
-  const int lane = threadIdx.x % 32;
-  const uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane);
-  const uint32_t columns = place.column * kRowBytes + T::Math::columns_offset(lane);
   RowRanking<T> ranking;
-  const int last_tile = ring.last_tile();
-  int tile = ring.tile;
-  ring.start();
-  for (; tile < last_tile; tile++) {
-    Tile<T> s = {};
-    for (int c = 0; c < ring.l.chunks; c++) {
-      ring.advance();
-      multiply_chunk<T>(s, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, p.walk.exact);
-    }
-    Scalar factor = scores.affine.factor;
-    if (scores.special(tile) || scores.any_target(tile)) {
-      scores.finish(s, tile, nullptr);
-      factor = 1;
-    }
-    ranking.push(s, factor, p.walk, ring, place, tile);
-  }
-  auto* parts = static_cast<RankingPart<Scalar>*>(p.parts) +
-                (blockIdx.y * T::kWarpsAcross + place.column / T::kWarpColumns) * p.walk.owner.rows;
-#pragma unroll
-  for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+  walk_tiles(ring, place, [&](Tile<T>& s, int tile) {
+    ranking.push(s, scores.finish_special(s, tile, nullptr).factor, p.walk, ring, place, tile);
+  });
+  write_rows<RankingPart<Scalar>>(ring, place, p.parts, [&](int k) {
     RankingPart<Scalar> part = ranking.part[k];
     part = RankingPart<Scalar>::merged(part, part.shuffled(1));
-    part = RankingPart<Scalar>::merged(part, part.shuffled(2));
-    const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
-    if (place.t == 0 && row < p.walk.owner.rows) parts[row] = part;
-  }
+    return RankingPart<Scalar>::merged(part, part.shuffled(2));
+  });
 }
 
 struct PositivesParams {
@@ -138,20 +117,10 @@ __global__ void __launch_bounds__(kThreads) ranking_positives(const __grid_const
   Ring<T> ring(p.walk, shared);
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, true);
-  const int lane = threadIdx.x % 32;
-  const uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane);
-  const uint32_t columns = place.column * kRowBytes + T::Math::columns_offset(lane);
   constexpr int kTiles = T::kRows / T::kColumns;
-  int tile = blockIdx.x * kTiles;
-  const int last_tile = min(ring.last_tile(), tile + kTiles);
-  ring.tile = tile;
-  ring.start();
-  for (; tile < last_tile; tile++) {
-    Tile<T> s = {};
-    for (int c = 0; c < ring.l.chunks; c++) {
-      ring.advance();
-      multiply_chunk<T>(s, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, p.walk.exact);
-    }
+  ring.tile = blockIdx.x * kTiles;
+  ring.end = min(ring.end, ring.tile + kTiles);
+  walk_tiles(ring, place, [&](Tile<T>& s, int tile) {
 #pragma unroll
     for (int k = 0; k < 2 * T::kRowBlocks; k++) {
       const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
@@ -164,8 +133,7 @@ __global__ void __launch_bounds__(kThreads) ranking_positives(const __grid_const
         static_cast<Term<Scalar>*>(p.terms)[row] = {0, 0, score < -kHighest<T> ? -kHighest<T> : score, 0};
       }
     }
-  }
-  await_copies<0>();
+  });
 }
 
 }  // namespace mi::cuda
