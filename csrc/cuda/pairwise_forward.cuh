@@ -100,6 +100,23 @@ __device__ __forceinline__ RowPart<Scalar> shuffled(RowPart<Scalar> a, int mask)
   return {__shfl_xor_sync(~0u, a.reference, mask), __shfl_xor_sync(~0u, a.sum, mask)};
 }
 
+// What a block of threads has found of its rows.
+template <class T, class Sums>
+__device__ __forceinline__ void write_parts(const Sums& sums, const ForwardParams& p, const Ring<T>& ring,
+                                            const Place<T>& place) {
+  using Part = RowPart<typename T::Scalar>;
+  Part* parts =
+      static_cast<Part*>(p.parts) + (blockIdx.y * T::kWarpsAcross + place.column / T::kWarpColumns) * p.walk.owner.rows;
+#pragma unroll
+  for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+    Part part = sums.part[k / 2][k % 2];
+    part = Sums::merged(part, shuffled(part, 1));
+    part = Sums::merged(part, shuffled(part, 2));
+    const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
+    if (place.t == 0 && row < p.walk.owner.rows) parts[row] = part;
+  }
+}
+
 template <class T, bool kSoftplus>
 __global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_constant__ ForwardParams p) {
   using Scalar = typename T::Scalar;
@@ -135,16 +152,7 @@ __global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_consta
       sums.push(s, affine.factor);
     }
   }
-  RowPart<Scalar>* parts = static_cast<RowPart<Scalar>*>(p.parts) +
-                           (blockIdx.y * T::kWarpsAcross + place.column / T::kWarpColumns) * p.walk.owner.rows;
-#pragma unroll
-  for (int k = 0; k < 2 * T::kRowBlocks; k++) {
-    RowPart<Scalar> part = sums.part[k / 2][k % 2];
-    part = Sums::merged(part, shuffled(part, 1));
-    part = Sums::merged(part, shuffled(part, 2));
-    const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
-    if (place.t == 0 && row < p.walk.owner.rows) parts[row] = part;
-  }
+  write_parts<T>(sums, p, ring, place);
 }
 
 }  // namespace mi::cuda
