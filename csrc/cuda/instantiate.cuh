@@ -53,8 +53,7 @@ PairwiseKernels pairwise_kernels_of(int weight_shift) {
        [](const ForwardParams& p, int splits, cudaStream_t stream) {
          return launch<Softplus>(pairwise_forward<Softplus, true>, p, splits, 1, stream);
        }},
-      shape_of<typename Traits<Element>::WideGradient>,
-      launch_gradient<Element>,
+      {shape_of<typename Traits<Element>::WideGradient>, launch_gradient<Element>},
   };
 }
 
