@@ -104,24 +104,33 @@ template <class T, bool kSoftplus>
 __global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_constant__ ForwardParams p) {
   using Scalar = typename T::Scalar;
   using Sums = std::conditional_t<kSoftplus, RowSoftplus<T>, RowLogSumExp<T>>;
+  constexpr bool kLooks = T::kChunks > 0;  // elsewhere registers are too few for them
   extern __shared__ __align__(1024) unsigned char shared[];
   Ring<T> ring(p.walk, shared);
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, kSoftplus);
   const int lane = threadIdx.x % 32;
-  const uint32_t rows = opaque(place.row * kRowBytes + T::Math::rows_offset(lane));
-  const uint32_t columns = opaque(place.column * kRowBytes + T::Math::columns_offset(lane));
+  const StepOffsets rows(place.row * kRowBytes + T::Math::rows_offset(lane)),
+      columns(place.column * kRowBytes + T::Math::columns_offset(lane));
+  __shared__ typename Scores<T>::Looks looks;
+  if (kLooks) {
+    scores.find_targets(looks);
+    ring.plain = scores.next_look(looks, ring.tile);
+  }
   Sums sums;
   const int last_tile = ring.last_tile();
   int tile = ring.tile;
   ring.start();
   for (; tile < last_tile; tile++) {
     Tile<T> s = {};
-    multiply_tile<T>(s, ring, rows, columns);
+    multiply_tile<T>(s, ring, 0, rows, columns, [] {});
     Affine<Scalar> affine = scores.affine;
-    if (scores.special(tile) || scores.any_target(tile)) {
-      scores.finish(s, tile, p.positive);
-      affine = {1, 0};
+    if (!kLooks || tile >= ring.plain) {
+      if (scores.special(tile) || scores.any_target(tile)) {
+        scores.finish(s, tile, p.positive);
+        affine = {1, 0};
+      }
+      if (kLooks) ring.plain = scores.next_look(looks, tile + 1);
     }
     if constexpr (kSoftplus) {
       Scalar u[T::kColumnBlocks][2];

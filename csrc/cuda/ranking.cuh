@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kThreads) ranking_positives(const __grid_const
       }
     }
   }
-  await_copies<0>();
+  await_all_copies();
 }
 
 }  // namespace mi::cuda

@@ -2,7 +2,7 @@
 // the positives taken out.
 #pragma once
 #include "../core/log_sum_exp.h"
-#include "tile.cuh"
+#include "tile_products.cuh"
 
 namespace mi::cuda {
 
@@ -12,8 +12,8 @@ struct Place {
   int row, column;  // first of the warp within the block's tile
   int g, t;
 
-  __device__ Place() {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  __device__ explicit Place(int thread = threadIdx.x) {
+    const int warp = thread / 32, lane = thread % 32;
     row = warp / T::kWarpsAcross * T::kWarpRows;
     column = warp % T::kWarpsAcross * T::kWarpColumns;
     g = lane / 4, t = lane % 4;
@@ -49,15 +49,52 @@ struct Scores {
   int targets;      // 0: none
   int plain_tiles;  // these first ones need no more than `affine` where they are without a target
 
+  static __device__ __forceinline__ Scalar offset_of(const Walk& walk) {
+    return static_cast<Scalar>(walk.bias ? *walk.bias * kLog2E : 0);
+  }
   // takes_any: the reduction applies any factor and offset by itself, else a positive factor alone.
   __device__ Scores(const Walk& walk, const Ring<T>& ring, const Place<T>& place, bool takes_any)
       : walk(walk), ring(ring), place(place) {
     affine.factor = static_cast<Scalar>(*walk.scale * kLog2E);
-    affine.offset = static_cast<Scalar>(walk.bias ? *walk.bias * kLog2E : 0);
+    affine.offset = offset_of(walk);
+    targets = opaque(walk.owner.target || walk.streamed.target);
     const bool plain = (takes_any || (affine.factor > 0 && !walk.bias)) && !(walk.clip > 0) && !walk.owner.label &&
                        !walk.owner.log_weight && !walk.streamed.log_weight;
-    targets = opaque(walk.owner.target || walk.streamed.target);
     plain_tiles = plain ? static_cast<int>(walk.streamed.rows / T::kColumns) : 0;
+  }
+
+  // Where a look at a tile is due, in shared memory: there is a target, of the owner's rows or among them, from the
+  // `first` of the warps' tiles to the `last`; nothing else makes the first tiles special.
+  struct Looks {
+    int first[kWarps], last[kWarps], plain;
+  };
+
+  __device__ void find_targets(Looks& looks) const {
+    int first = ring.end, last = -1;
+    auto note = [&](int tile) { first = min(first, tile), last = max(last, tile); };
+    if (walk.owner.target)
+      for (int64_t k = ring.first_row() + threadIdx.x; k < min(walk.owner.rows, ring.first_row() + T::kRows);
+           k += kThreads)
+        if (const int64_t target = walk.owner.target[k]; target >= 0 && target < walk.streamed.rows)
+          note(static_cast<int>(target / T::kColumns));
+    if (walk.streamed.target)
+      for (int64_t k = ring.first_column(ring.tile) + threadIdx.x;
+           k < min(walk.streamed.rows, ring.first_column(ring.end)); k += kThreads)
+        if (static_cast<uint64_t>(walk.streamed.target[k] - ring.first_row()) < T::kRows)
+          note(static_cast<int>(k / T::kColumns));
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2)
+      first = min(first, __shfl_xor_sync(~0u, first, mask)), last = max(last, __shfl_xor_sync(~0u, last, mask));
+    looks.first[threadIdx.x / 32] = first, looks.last[threadIdx.x / 32] = last;
+    looks.plain = plain_tiles;
+    __syncthreads();
+  }
+  // From `tile` on, tiles before this one have no target and no edge, and need no more than `affine`.
+  __device__ int next_look(const Looks& looks, int tile) const {
+    int first = min(min(looks.plain, ring.whole_tiles), ring.end), last = -1;
+    for (int k = 0; k < kWarps; k++) last = max(last, looks.last[k]);
+    for (int k = 0; k < kWarps && tile <= last; k++) first = min(first, looks.first[k]);
+    return first;
   }
 
   // Which lanes know of a target of this warp's rows or columns in its tile.
@@ -97,7 +134,7 @@ struct Scores {
   __device__ void finish(Tile<T>& s, int tile, double* positive) const {
     const auto& streamed = ring.streamed(tile);
     const Place<T> place = this->place.again();
-    const Scalar clip = static_cast<Scalar>(walk.clip * kLog2E);
+    const Scalar clip = static_cast<Scalar>(walk.clip * kLog2E), offset = offset_of(walk);
     const int left =
         static_cast<int>(min(walk.streamed.rows - ring.first_column(tile), int64_t{T::kColumns})) - place.column;
 #pragma unroll
@@ -117,7 +154,7 @@ struct Scores {
         const bool gone = column >= left || is_target || weight == -kInf ||
                           (walk.streamed.target && streamed_target(tile, q / 2, q % 2, place) == row) ||
                           (walk.owner.label && label == streamed.label[at]);
-        x = x * affine.factor + affine.offset;
+        x = x * affine.factor + offset;
         if (clip > 0) x = x > clip ? clip : x < -clip ? -clip : x;
         x = gone ? -kInf : x + weight;
         if (q % 2 == 1) read_again();

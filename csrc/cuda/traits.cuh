@@ -25,6 +25,7 @@ struct Tiling {
   static constexpr int kRows = kWarpRows * kWarpsDown, kColumns = kWarpColumns * kWarpsAcross;
   static constexpr int kChunk = kRowBytes / static_cast<int>(sizeof(Element));  // elements
   static constexpr int kChunkBlocks = kChunk / 8;
+  static constexpr int kPairSteps = 2 * kRowBytes / kChunkBlocks / kStepBytes;  // steps of K in two blocks of features
 };
 
 // The same where d is known to have so many chunks: addresses are constants, and sums begin without being set to zero.
