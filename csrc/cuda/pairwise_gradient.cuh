@@ -48,7 +48,7 @@ __device__ __forceinline__ void accumulate(ProductsTile<T>& products, const Weig
 template <class T>
 __device__ void write_products(const ProductsTile<T>& products, const GradientParams& p, const Ring<T>& ring) {
   using Scalar = typename T::Scalar;
-  const Place<T> place = Place<T>().again();
+  const Place<T> place = Place<T>::again();
   const int64_t first_feature = static_cast<int64_t>(ring.first_value()) * T::kChunk;
   Scalar* out = static_cast<Scalar*>(p.products) + blockIdx.y * p.walk.owner.rows * p.dim;
 #pragma unroll
@@ -74,6 +74,7 @@ __global__ void __launch_bounds__(kThreads) pairwise_gradient(const __grid_const
   WeightsOf weights(p, ring, place);
   const int lane = threadIdx.x % 32;
   const StepOffsets rows(T::Math::rows_offset(lane)), columns(T::Math::columns_offset(lane));
+  // the same for all lanes, as a shuffle tells the compiler: addresses take it from a uniform register
   const uint32_t warp_row = __shfl_sync(~0u, place.row * kRowBytes, 0);
   __shared__ typename Scores<T>::Looks looks;
   scores.find_targets(looks);

@@ -20,11 +20,7 @@ struct Place {
   }
   // The same, and what follows from it is computed where it is used: what only few tiles need must not take the
   // registers of all.
-  __device__ __forceinline__ Place again() const {
-    Place place = *this;
-    asm volatile("" : "+r"(place.row), "+r"(place.column), "+r"(place.g), "+r"(place.t));
-    return place;
-  }
+  static __device__ __forceinline__ Place again() { return Place(static_cast<int>(opaque(threadIdx.x))); }
   // Of this thread's row (r, h) and column (c, e), within the warp's tile.
   __device__ __forceinline__ int row_of(int r, int h) const { return 16 * r + 8 * h + g; }
   __device__ __forceinline__ int column_of(int c, int e) const { return 8 * c + 2 * t + e; }
@@ -46,7 +42,6 @@ struct Scores {
   const Ring<T>& ring;
   const Place<T>& place;
   Affine<Scalar> affine;
-  int targets;      // 0: none
   int plain_tiles;  // these first ones need no more than `affine` where they are without a target
 
   static __device__ __forceinline__ Scalar offset_of(const Walk& walk) {
@@ -57,7 +52,6 @@ struct Scores {
       : walk(walk), ring(ring), place(place) {
     affine.factor = static_cast<Scalar>(*walk.scale * kLog2E);
     affine.offset = offset_of(walk);
-    targets = opaque(walk.owner.target || walk.streamed.target);
     const bool plain = (takes_any || (affine.factor > 0 && !walk.bias)) && !(walk.clip > 0) && !walk.owner.label &&
                        !walk.owner.log_weight && !walk.streamed.log_weight;
     plain_tiles = plain ? static_cast<int>(walk.streamed.rows / T::kColumns) : 0;
@@ -99,7 +93,8 @@ struct Scores {
 
   // Which lanes know of a target of this warp's rows or columns in its tile.
   __device__ __forceinline__ uint32_t any_target(int tile) const {
-    if (!targets) return 0;
+    if (!walk.owner.target && !walk.streamed.target) return 0;
+    const Place<T> place = Place<T>::again();
     bool hit = false;
     const int64_t column = ring.first_column(tile) + place.column, row = ring.first_row() + place.row;
     if (walk.owner.target)
@@ -133,7 +128,7 @@ struct Scores {
   // Products become scores, log2 units; -inf where the pair is no negative.
   __device__ void finish(Tile<T>& s, int tile, double* positive) const {
     const auto& streamed = ring.streamed(tile);
-    const Place<T> place = this->place.again();
+    const Place<T> place = Place<T>::again();
     const Scalar clip = static_cast<Scalar>(walk.clip * kLog2E), offset = offset_of(walk);
     const int left =
         static_cast<int>(min(walk.streamed.rows - ring.first_column(tile), int64_t{T::kColumns})) - place.column;

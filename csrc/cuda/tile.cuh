@@ -91,9 +91,9 @@ struct Ring {
   int end;          // of this split's tiles
   int whole_tiles;  // these first ones are copied without a look at their edges
   bool owner_whole;
-  int plain = 0;     // tiles before it need no look at exclusions or edges, nor anything of their rows besides features
-  uint32_t kept_place;
-  uint32_t next;     // where they begin in the first chunk of `tile`, see `from`, in segments of the streamed side
+  int plain = 0;  // tiles before it need no look at exclusions or edges, nor anything of their rows besides features
+  uint32_t kept_place;  // see place
+  uint32_t next;        // where this thread's copies of `tile` begin in the streamed side, see `from`, in segments
 
   __device__ Ring(const Walk& walk, unsigned char* shared)
       : walk(walk), l(walk.row_bytes), shared(shared), tile(blockIdx.y * walk.tiles_per_split), used(slot(1)) {
@@ -127,8 +127,8 @@ struct Ring {
   // segment.
   __device__ __forceinline__ bool whole(const WalkSide& side) const {
     return walk.row_bytes == l.chunks * kRowBytes &&
-           (kKnown ? side.pitch == walk.row_bytes : side.pitch < int64_t{1} << 31) &&
-           side.rows < int64_t{1} << 31 && side.rows * side.pitch < int64_t{kSegmentBytes} << 32;
+           (kKnown ? side.pitch == walk.row_bytes : side.pitch < int64_t{1} << 31) && side.rows < int64_t{1} << 31 &&
+           side.rows * side.pitch < int64_t{kSegmentBytes} << 32;
   }
   static __device__ __forceinline__ uint32_t pitch(const WalkSide& side) {
     return kKnown ? T::kChunks * kRowBytes : static_cast<uint32_t>(side.pitch);
@@ -136,8 +136,12 @@ struct Ring {
   // Eight threads copy a row of a chunk, one after the other: rows k, k + 8, k + 32, k + 40 and so on. Where rows of
   // 256 bytes lie side by side the distance of two of them from the second fits into an instruction.
   static constexpr int kRowsTogether = kThreads / 8, kFirstCounted = kKnown ? 8 : 0;
-  static __device__ __forceinline__ int copied_row(int thread) { return thread / 8 % 8 + thread / 64 * 16; }
-  static __device__ __forceinline__ int further_row(int copy) { return copy / 2 * 32 + copy % 2 * 8; }
+  static __device__ __forceinline__ int copied_row(int thread) {
+    return kKnown ? thread / 8 % 8 + thread / 64 * 16 : thread / 8;
+  }
+  static __device__ __forceinline__ int further_row(int copy) {
+    return kKnown ? copy / 2 * 32 + copy % 2 * 8 : kRowsTogether * copy;
+  }
   static __device__ __forceinline__ uint32_t place_of(int thread) {
     const int row = copied_row(thread);
     return row * kRowBytes + T::Math::segment(row, thread % 8) * kSegmentBytes;
@@ -218,8 +222,8 @@ struct Ring {
       load_chunk<T::kRows>(to, walk.owner, first_row(), chunk);
   }
 
-  // Brings the next step in, if there is one, to the slot that is not in use.
-  // fetch() brings in what else a kernel needs of the next tile; one that is held may be the last.
+  // Brings the next step in, if there is one, to the slot that is not in use; fetch() brings in what else a kernel
+  // needs of the next tile; one that is held may be the last.
   template <class Fetch>
   __device__ __forceinline__ void bring(Fetch&& fetch) {
     const uint32_t to = unused();

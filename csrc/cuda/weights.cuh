@@ -37,7 +37,7 @@ struct FixedWeights {
     from = opaque((place.column + place.t * 4) * sizeof(Scalar));
   }
 
-  __device__ bool any_plain() const { return !is_signed; }
+  __device__ bool any_plain() const { return !is_signed; }  // tiles are taken without a look at signs
 
   // The streamed rows' references, of one tile after the other, while those of the tile before are read.
   __device__ __forceinline__ void fetch() {
@@ -94,7 +94,7 @@ struct FixedWeights {
   // Of any tile, in place.
   __device__ __forceinline__ void apply(Tile<T>& s, Affine<Scalar> affine, int tile) const {
     const Scalar factor = affine.factor;
-    const Place<T> place = this->place.again();
+    const Place<T> place = Place<T>::again();
 #pragma unroll
     for (int k = 0; k < 2 * T::kRowBlocks; k++) {
       const Term<Scalar> row = kOwnerTerm ? row_term(k, place) : Term<Scalar>{};
@@ -112,7 +112,7 @@ struct FixedWeights {
 
   // A positive's weight is its own upstream gradient.
   __device__ __forceinline__ void set_positives(Tile<T>& w, const Scores<T>& scores, int tile) const {
-    const Place<T> place = this->place.again();
+    const Place<T> place = Place<T>::again();
 #pragma unroll
     for (int k = 0; k < 2 * T::kRowBlocks; k++) {
       const int target = scores.owner_target(tile, k / 2, k % 2, place);
@@ -178,13 +178,14 @@ template <class T>
 struct OnlineWeights {
   using Scalar = typename T::Scalar;
   static constexpr bool kOnline = true, kTakesAny = false;
-  __device__ bool any_plain() const { return true; }
-  __device__ void fetch() const {}
   static constexpr Scalar kHeadroom = 6, kHighestSum = 1 << 14;
   const GradientParams& p;
   const Ring<T>& ring;
   const Place<T>& place;
   RowPart<Scalar> part[T::kRowBlocks][2];  // the four threads of a row share the reference, and sum their own columns
+
+  __device__ bool any_plain() const { return true; }
+  __device__ void fetch() const {}
 
   __device__ OnlineWeights(const GradientParams& p, const Ring<T>& ring, const Place<T>& place)
       : p(p), ring(ring), place(place) {
@@ -244,7 +245,7 @@ struct OnlineWeights {
   }
 
   __device__ __forceinline__ void finish() const {
-    const Place<T> place = Place<T>().again();
+    const Place<T> place = Place<T>::again();
     RowPart<Scalar>* parts = static_cast<RowPart<Scalar>*>(p.parts) + blockIdx.y * p.walk.owner.rows;
 #pragma unroll
     for (int k = 0; k < 2 * T::kRowBlocks; k++) {
