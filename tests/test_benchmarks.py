@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ pytest.importorskip("matplotlib", reason="needs the extra 'benchmark'")
 pytest.importorskip("tabulate", reason="needs the extra 'benchmark'")
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # also of the processes that tests begin
+
+from benchmarks import gpu_timing  # noqa: E402
+
 FAMILIES = {
     "in_batch",
     "forward_only",
@@ -109,4 +114,32 @@ def test_report_of_a_gpu_runs_on_the_cpu(tmp_path):
     for problem in {row["problem"] for row in rows}:
         assert f"## {problem}" in page.read_text(encoding="utf-8")
         losses = [row["loss"] for row in rows if row["problem"] == problem and "loss" in row]
-        assert losses and max(losses) == pytest.approx(min(losses), rel=1e-5 if "float32" in problem else 1e-2)
+        norms = [row["gradients"] for row in rows if row["problem"] == problem and "loss" in row]
+        for values in (losses, norms):
+            assert values and max(values) == pytest.approx(min(values), rel=1e-5 if "float32" in problem else 1e-2)
+
+
+def ends_at_first(device, first, pipe):
+    """As a process that measures, but one that breaks down on the first task, and on the second says that it did."""
+    if first == 0:
+        os._exit(3)
+    pipe.send(({"seconds": 1.0}, first > 1))
+    for _ in gpu_timing.tasks(device)[first + 1 :]:
+        pipe.send(({"seconds": 1.0}, True))
+
+
+def test_a_crash_takes_no_other_competitor_along():
+    first, *others = gpu_timing.rows("cpu", time.monotonic() + 200, ends_at_first)
+    assert first["note"] == "crashed: its process ended with code 3"
+    assert len(others) == len(gpu_timing.tasks("cpu")) - 1 and all(row["seconds"] == 1 for row in others)
+
+
+def hangs(device, first, pipe):
+    time.sleep(600)
+
+
+def test_what_hangs_is_stopped_at_the_deadline():
+    start = time.monotonic()
+    first, *others = gpu_timing.rows("cpu", start + 1, hangs)
+    assert first["note"].startswith("stopped after 1 s") and time.monotonic() < start + 60
+    assert others and all(row["note"] == "not run: out of time" for row in others)

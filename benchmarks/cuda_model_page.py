@@ -1,0 +1,124 @@
+"""The tables and the chart of cuda_model."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from .cuda_model_counts import RESOURCES, SIZE
+
+MODEL = f"A MODEL, no measurement and no prediction: µs that {SIZE}² scores take at least, at the datasheets' peaks."
+NOTES = """\
+Counted by `python -m benchmarks.cuda_model` without a GPU. For each score: flop, products on tensor cores; exp2, special
+functions; fp32, additions and products of float32; lanes, warp instructions × 32, of the main loop in machine code
+(SASS), or where that was not found of PTX without copies of registers; waves, 128-byte accesses of shared memory, bank
+conflicts included, and how many times more those make them; L2 bytes, all that warps ask for. DRAM: what launches read
+and write, once each, for all scores.
+
+Times are of each resource alone; the largest bounds the call. Left out: latency, dependencies, poor overlap, caches
+from one launch to the next. The A100 is held against sm_80 code, H100 and H200 against sm_90 code. Tensor cores are
+taken at their peak, which on an H100 only wgmma reaches and mma.sync does not.
+
+Peers run in the configurations that their packages choose, compiled by Triton: for sm_90 its dot products are wgmma.
+cut-cross-entropy filters nothing (`filter_eps=None`). Of Liger the Triton kernel is counted, and of its products, which
+torch.mm makes chunk by chunk, the flops and each operand and result once to or from DRAM, but not their instructions
+and shared memory. Its chunk of scores (8 MiB at d = 128) may stay in the second-level cache: the DRAM bound is without.
+"""
+COLOURS = dict(zip(RESOURCES, ("#1f77b4", "#d62728", "#9467bd", "#2ca02c", "#ff7f0e", "#7f7f7f"), strict=True))
+TASKS = {"forward": ", forward", "forward and gradients": ", forward and gradients"}
+
+
+def page(rows: list[dict], gathered: list[dict]) -> str:
+    lines = ["# Counted work of CUDA kernels", "", f"**{MODEL}**", "", NOTES]
+    for width in dict.fromkeys(row["width"] for row in rows):
+        chosen = [row for row in rows if row["width"] == width]
+        size = chosen[0]["size"]
+        lines += [f"## {width}: for each score", "", *table(map(work_cells, chosen)), ""]
+        lines += [f"## {width}: lower bounds in µs for {size}² scores", ""]
+        lines += [*table(cells for row in chosen for cells in bound_cells(row)), ""]
+    lines += ["## Summary of the model, d = 128", "", "<!-- --8<-- [start:summary] -->", ""]
+    lines += [*table(summary_cells([row for row in rows if row["width"] == "d = 128"])), ""]
+    lines += ["<!-- --8<-- [end:summary] -->", ""] if rows else []
+    lines += ["## Gathered scores: bytes and lanes of a pair, and µs for CRD's pairs at the peak of the memory", ""]
+    return "\n".join([*lines, *table(gathered)]) + "\n"
+
+
+def work_cells(row: dict) -> dict[str, str]:
+    counts = {name: f"{row[name]:.3g}" for name in ("flop", "exp2", "fp32")}
+    counts |= {"lanes": f"{row['lanes']:.3g} {row['lanes of']}", "waves": f"{row['waves']:.3g}"}
+    counts |= {"conflicts": f"{row['conflicts']:.2f}×", "L2 bytes": f"{row['L2 bytes']:.3g}"}
+    return {**names(row), **counts, "DRAM": f"{row['DRAM bytes'] / 1e6:.0f} MB"}
+
+
+def bound_cells(row: dict) -> Iterable[dict[str, str]]:
+    for gpu, each in row["bounds"].items():
+        yield {**names(row), "GPU": gpu, **{name: f"{each[name]:.0f}" for name in RESOURCES}, "bound": bound(each)}
+
+
+def summary_cells(rows: list[dict]) -> Iterable[dict[str, str]]:
+    """A line for each call, the bounds of all GPUs in it."""
+    for call in dict.fromkeys((row["kernel"], row["dtype"]) for row in rows):
+        same = [row for row in rows if (row["kernel"], row["dtype"]) == call]
+        line = {
+            "call": call[0],
+            "dtype": call[1],
+            "flop": " / ".join(dict.fromkeys(f"{row['flop']:.0f}" for row in same)),
+        }
+        line["lanes, sm_80 / sm_90"] = " / ".join(f"{row['lanes']:.1f}" for row in same) + f" {same[0]['lanes of']}"
+        line["waves, sm_80 / sm_90"] = " / ".join(f"{row['waves']:.2f}" for row in same)
+        yield line | {gpu: bound(each) for row in same for gpu, each in row["bounds"].items()}
+
+
+def names(row: dict) -> dict[str, str]:
+    return {"call": row["kernel"], "dtype": row["dtype"], "code": row["code"]}
+
+
+def bound(each: dict[str, float]) -> str:
+    most = max(each, key=each.get)
+    return f"{each[most]:.0f} ({most})"
+
+
+def table(rows: Iterable[dict[str, str]]) -> list[str]:
+    rows = list(rows)
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)] if rows else []
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def draw(rows: list[dict], path: Path, width: str = "d = 128") -> None:
+    """A bar to the bound of each call, and a mark for every resource that it is the largest of; A100 and H100."""
+    tasks = {name: [r for r in rows if r["width"] == width and is_drawn(r, end)] for name, end in TASKS.items()}
+    heights = [len({(r["kernel"], r["dtype"]) for r in chosen}) for chosen in tasks.values()]
+    figure = Figure((13, 2.6 + 0.36 * sum(heights)), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True, height_ratios=heights)
+    for line, (task, chosen) in zip(axes, tasks.items(), strict=True):
+        for place, gpu in zip(line, ("A100-80GB", "H100"), strict=True):
+            draw_bounds(place, [r for r in chosen if gpu in r["bounds"]], gpu)
+            place.set_title(f"{task}: {gpu}", loc="left", fontsize=10)
+    for place in axes[-1]:
+        place.set_xlabel(f"µs for {SIZE}² scores, {width} (logarithmic)")
+    figure.suptitle("A MODEL of CUDA kernels, no measurement: the least time at datasheet peaks, by resource")
+    handles = [axes[0, 0].scatter([], [], s=40, color=colour, label=name) for name, colour in COLOURS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def is_drawn(row: dict, end: str) -> bool:
+    return row["kernel"].endswith(end) and "two query sets" not in row["kernel"]
+
+
+def draw_bounds(axes, rows: list[dict], gpu: str, least: float = 50) -> None:
+    for i, row in enumerate(sorted(rows, key=lambda row: max(row["bounds"][gpu].values()))):
+        each = row["bounds"][gpu]
+        most = max(each, key=each.get)
+        ours = row["kernel"].startswith("mi_ext")
+        axes.barh(i, each[most], 0.62, color=COLOURS[most], alpha=0.45 if ours else 0.2)
+        for name in RESOURCES:
+            if each[name] >= least:
+                axes.plot(each[name], i, "o", color=COLOURS[name], markersize=6, markeredgecolor="white")
+        label = f"{row['kernel'].split(', ')[0]}, {row['dtype']}"
+        beside = {"textcoords": "offset points", "va": "center", "fontsize": 8, "annotation_clip": False}
+        axes.annotate(f"{each[most]:,.0f} {most}", (each[most], i), (7, 0), **beside)
+        weight = "bold" if ours else "normal"
+        axes.annotate(label, (least, i), (-6, 0), ha="right", fontweight=weight, **beside)
+    axes.set(xscale="log", xlim=(least, 1.2e5), yticks=[], ylim=(len(rows) - 0.4, -0.6))
+    axes.spines[["top", "right", "left"]].set_visible(False)
