@@ -35,7 +35,7 @@ template <class T, int kChunk = 0, class Fetch>
 __device__ __forceinline__ void accumulate(ProductsTile<T>& products, const WeightRows<T> (&weights)[T::kRowBlocks],
                                            Ring<T>& ring, const StepOffsets& offsets, bool exact, Fetch&& fetch) {
   if constexpr (kChunk < T::kValueChunks) {
-    if (ring.first_value() + kChunk >= ring.l.chunks) return;
+    if (!Ring<T>::kAlike && ring.first_value() + kChunk >= ring.l.chunks) return;
     if (!ring.l.held()) ring.advance(fetch);
     // a chunk of a held tile lies as many steps behind the one before as a chunk has
     constexpr int kSteps = T::Math::template kValueSteps<T::kColumnBlocks>;
@@ -63,8 +63,9 @@ __device__ void write_products(const ProductsTile<T>& products, const GradientPa
   }
 }
 
+// Registers for two blocks on a multiprocessor: the compiler would rather spill than leave room for two alone.
 template <class T, class WeightsOf>
-__global__ void __launch_bounds__(kThreads) pairwise_gradient(const __grid_constant__ GradientParams p) {
+__global__ void __launch_bounds__(kThreads, 2) pairwise_gradient(const __grid_constant__ GradientParams p) {
   using Scalar = typename T::Scalar;
   constexpr bool kPlain = !WeightsOf::kTakesAny;
   extern __shared__ __align__(1024) unsigned char shared[];
@@ -73,7 +74,8 @@ __global__ void __launch_bounds__(kThreads) pairwise_gradient(const __grid_const
   const Scores<T> scores(p.walk, ring, place, WeightsOf::kTakesAny);
   WeightsOf weights(p, ring, place);
   const int lane = threadIdx.x % 32;
-  const StepOffsets rows(T::Math::rows_offset(lane)), columns(T::Math::columns_offset(lane));
+  const StepOffsets rows(T::Math::rows_offset(lane), Ring<T>::kKnown),
+      columns(T::Math::columns_offset(lane), Ring<T>::kKnown);
   // the same for all lanes, as a shuffle tells the compiler: addresses take it from a uniform register
   const uint32_t warp_row = __shfl_sync(~0u, place.row * kRowBytes, 0);
   __shared__ typename Scores<T>::Looks looks;
@@ -110,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) pairwise_gradient(const __grid_const
     if constexpr (T::Math::kValuesAsRows)
       accumulate<T>(products, left, ring, rows, p.walk.exact, fetch);
     else
-      accumulate<T>(products, left, ring, StepOffsets(T::Math::values_offset(lane)), p.walk.exact, fetch);
+      accumulate<T>(products, left, ring, StepOffsets(T::Math::values_offset(lane), false), p.walk.exact, fetch);
   }
   await_all_copies();
   weights.finish();

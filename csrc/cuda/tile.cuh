@@ -62,6 +62,9 @@ struct Ring {
   using Owner = SideTile<Scalar, T::kRows>;
   static constexpr bool kKnown = T::kChunks > 0;
   static constexpr bool kHeld = T::kChunks > 0 && T::kChunks <= T::kValueChunks;
+  // The steps of a tile, where they are known and the same for all blocks.
+  static constexpr bool kAlike = kKnown && (T::kValueChunks == 0 || T::kChunks % T::kValueChunks == 0);
+  static constexpr int kSteps = kHeld ? 1 : kAlike ? T::kChunks + T::kValueChunks : 0;
   static constexpr int kOwnerChunk = T::kRows * kRowBytes, kStreamedChunk = T::kColumns * kRowBytes;
 
   // Bytes: the resident chunks of the owner, the steps' slots, the side tiles.
@@ -111,7 +114,7 @@ struct Ring {
     return T::kChunks > 0 && T::kChunks <= T::kValueChunks ? 0 : blockIdx.z * T::kValueChunks;
   }
   __device__ __forceinline__ int steps() const {
-    return l.held() ? 1 : l.chunks + min(l.chunks - first_value(), T::kValueChunks);
+    return kSteps > 0 ? kSteps : l.held() ? 1 : l.chunks + min(l.chunks - first_value(), T::kValueChunks);
   }
   static __device__ int64_t first_row() { return static_cast<int64_t>(blockIdx.x) * T::kRows; }
   static __device__ int64_t first_column(int tile) { return static_cast<int64_t>(tile) * T::kColumns; }
@@ -208,7 +211,6 @@ struct Ring {
       else
         for (int c = 0; c < (l.held() ? l.chunks : 1); c++)
           load_whole_chunks<T::kColumns>(to + c * kStreamedChunk, walk.streamed, from + (chunk + c) * kRowBytes);
-      if (step + 1 == steps()) next += pitch(walk.streamed) / kSegmentBytes * T::kColumns;
     } else {
 #pragma unroll 1
       for (int c = 0; c < (l.held() ? l.chunks : 1); c++)
@@ -222,26 +224,27 @@ struct Ring {
       load_chunk<T::kRows>(to, walk.owner, first_row(), chunk);
   }
 
-  // Brings the next step in, if there is one, to the slot that is not in use; fetch() brings in what else a kernel
-  // needs of the next tile; one that is held may be the last.
+  // Brings the next step in, if there is one, to the slot that is not in use. fetch() brings in what else a kernel
+  // needs of each tile, and of one past the last.
   template <class Fetch>
   __device__ __forceinline__ void bring(Fetch&& fetch) {
     const uint32_t to = unused();
-    if (kHeld && tile < plain) {
-      load_whole_chunks<T::kColumns, T::kChunks>(to, walk.streamed, next_copies());
-      fetch();
-      next += pitch(walk.streamed) / kSegmentBytes * T::kColumns;
-      tile++;
-      return;
-    }
-    const bool more = tile < last_tile();
-    if (step == 0 && (more || l.held())) fetch();
-    if (!more) return;
-    if (!bare && step == 0) streamed(tile).load(walk.streamed, first_column(tile), tile < whole_tiles);
     const bool value = step >= l.chunks;
-    bring_streamed(to, l.held() ? 0 : value ? first_value() + step - l.chunks : step);
-    if (!l.resident() && !value) bring_owner(to + kStreamedChunk, step);
-    if (++step == steps()) step = 0, tile++;
+    const int chunk = l.held() ? 0 : value ? first_value() + step - l.chunks : step;
+    if (kKnown && tile < plain) {
+      load_whole_chunks<T::kColumns, kHeld ? T::kChunks : 1>(to, walk.streamed, next_copies() + chunk * kRowBytes);
+      if (step == 0) fetch();
+    } else {
+      if (step == 0) fetch();
+      if (tile < last_tile()) {
+        if (!bare && step == 0) streamed(tile).load(walk.streamed, first_column(tile), tile < whole_tiles);
+        bring_streamed(to, chunk);
+        if (!l.resident() && !value) bring_owner(to + kStreamedChunk, step);
+      }
+    }
+    if (++step < steps()) return;
+    step = 0, tile++;
+    next += pitch(walk.streamed) / kSegmentBytes * T::kColumns;
   }
 
   // Waits for the next step; the one before is no longer needed by anyone.

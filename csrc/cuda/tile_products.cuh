@@ -4,13 +4,15 @@
 
 namespace mi::cuda {
 
-// Where a thread begins in a chunk at each step of K; they are kept, for the swizzle leaves no common distance.
+// Where a thread begins in a chunk at each step of K. Kept in registers, if so wanted: the swizzle leaves no common
+// distance between them.
 struct StepOffsets {
   uint32_t at[kRowBytes / kStepBytes];
 
-  __device__ __forceinline__ explicit StepOffsets(uint32_t first) {
+  __device__ __forceinline__ explicit StepOffsets(uint32_t first, bool kept = true) {
 #pragma unroll
-    for (int k = 0; k < kRowBytes / kStepBytes; k++) at[k] = opaque(first ^ (k * kStepBytes));
+    for (int k = 0; k < kRowBytes / kStepBytes; k++)
+      at[k] = kept ? opaque(first ^ (k * kStepBytes)) : first ^ (k * kStepBytes);
   }
 };
 

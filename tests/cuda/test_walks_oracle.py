@@ -41,10 +41,11 @@ def test_a_number_of_features_that_kernels_are_made_for(call, shape, kind, dtype
     check(call, problem(*shape, kind, dtype))
 
 
+@pytest.mark.parametrize("shape", [(200, 140, 64), (330, 200, 128), (200, 140, 256)], ids=str)
 @pytest.mark.parametrize("call", ["statistics with columns", "cross-entropy"])
-def test_tiles_without_a_target_before_and_after_those_with_one(call):
+def test_tiles_without_a_target_before_and_after_those_with_one(call, shape):
     """Of the queries' blocks and of the candidates'."""
-    p = problem(330, 200, 128, "targets", torch.bfloat16)
+    p = problem(*shape, "targets", torch.bfloat16)
     target, *others = p.exclusions
     check(call, replace(p, exclusions=(target.sort().values, *others)))
 
