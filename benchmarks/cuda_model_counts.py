@@ -68,9 +68,7 @@ class Growth:
 def counted(growth: Growth, architecture: str, size: int = SIZE) -> dict:
     """Of all launches of a call together, for one score; DRAM, and the bounds, for size² scores."""
     each = growth.each
-    accesses, waves = (
-        each(lambda x, name=name: getattr(x.stats, name)) for name in ("shared_accesses", "shared_wavefronts")
-    )
+    accesses = sum(launch.stats.shared_accesses for launch in growth.twice)
     lanes, source = lanes_of(growth)
     row = {
         "size": size,
@@ -79,8 +77,8 @@ def counted(growth: Growth, architecture: str, size: int = SIZE) -> dict:
         "fp32": each(lambda x: WARP * x.opcodes(FP32)),
         "lanes": lanes,
         "lanes of": source,
-        "waves": waves,
-        "conflicts": waves / accesses if accesses > 1e-6 else 1.0,
+        "waves": each(lambda x: x.stats.shared_wavefronts),
+        "conflicts": sum(launch.stats.shared_wavefronts for launch in growth.twice) / max(1, accesses),
         "L2 bytes": each(lambda x: 32 * (x.stats.global_load_sectors + x.stats.global_store_sectors)),
         "DRAM bytes": growth.at_size(lambda x: x.stats.dram_read_bytes + x.stats.dram_write_bytes, size),
     }

@@ -7,13 +7,14 @@ from matplotlib.figure import Figure
 
 from .cuda_model_counts import RESOURCES, SIZE
 
-MODEL = f"A MODEL, no measurement and no prediction: µs that {SIZE}² scores take at least, at the datasheets' peaks."
+MODEL = f"A MODEL, no measurement, no prediction: µs that {SIZE}² scores take at least, at the datasheets' peaks."
 NOTES = """\
-Counted by `python -m benchmarks.cuda_model` without a GPU. For each score: flop, products on tensor cores; exp2, special
-functions; fp32, additions and products of float32; lanes, warp instructions × 32, of the main loop in machine code
-(SASS), or where that was not found of PTX without copies of registers; waves, 128-byte accesses of shared memory, bank
-conflicts included, and how many times more those make them; L2 bytes, all that warps ask for. DRAM: what launches read
-and write, once each, for all scores.
+Counted by `python -m benchmarks.cuda_model` without a GPU. For each score: flop, products on tensor cores; exp2,
+special functions; fp32, additions and products of float32; lanes, warp instructions × 32, on the shortest way through
+the main loop in machine code (SASS), or where that was not found of PTX without copies of registers; waves, 128-byte
+accesses of shared memory, bank conflicts included, and how many times more those make them; L2 bytes, all that warps
+ask for. DRAM: what launches read and write, once each, for all scores. float32 is made of three products of TF32, tf32
+of one.
 
 Times are of each resource alone; the largest bounds the call. Left out: latency, dependencies, poor overlap, caches
 from one launch to the next. The A100 is held against sm_80 code, H100 and H200 against sm_90 code. Tensor cores are
@@ -29,23 +30,25 @@ TASKS = {"forward": ", forward", "forward and gradients": ", forward and gradien
 
 
 def page(rows: list[dict], gathered: list[dict]) -> str:
+    calls = list(dict.fromkeys(map(call_of, rows)))
+    rows = sorted(rows, key=lambda row: calls.index(call_of(row)))  # stable: the first width stays first
     lines = ["# Counted work of CUDA kernels", "", f"**{MODEL}**", "", NOTES]
+    lines += [f"## Summary, {rows[0]['width']}", "", "<!-- --8<-- [start:summary] -->"]
+    lines += [*table(summary_cells([row for row in rows if row["width"] == rows[0]["width"]]))]
+    lines += ["<!-- --8<-- [end:summary] -->", ""]
     for width in dict.fromkeys(row["width"] for row in rows):
         chosen = [row for row in rows if row["width"] == width]
         size = chosen[0]["size"]
         lines += [f"## {width}: for each score", "", *table(map(work_cells, chosen)), ""]
         lines += [f"## {width}: lower bounds in µs for {size}² scores", ""]
         lines += [*table(cells for row in chosen for cells in bound_cells(row)), ""]
-    lines += ["## Summary of the model, d = 128", "", "<!-- --8<-- [start:summary] -->", ""]
-    lines += [*table(summary_cells([row for row in rows if row["width"] == "d = 128"])), ""]
-    lines += ["<!-- --8<-- [end:summary] -->", ""] if rows else []
     lines += ["## Gathered scores: bytes and lanes of a pair, and µs for CRD's pairs at the peak of the memory", ""]
     return "\n".join([*lines, *table(gathered)]) + "\n"
 
 
 def work_cells(row: dict) -> dict[str, str]:
-    counts = {name: f"{row[name]:.3g}" for name in ("flop", "exp2", "fp32")}
-    counts |= {"lanes": f"{row['lanes']:.3g} {row['lanes of']}", "waves": f"{row['waves']:.3g}"}
+    counts = {name: f"{row[name]:.4g}" for name in ("flop", "exp2", "fp32")}
+    counts |= {"lanes": f"{row['lanes']:.4g} {row['lanes of']}", "waves": f"{row['waves']:.3g}"}
     counts |= {"conflicts": f"{row['conflicts']:.2f}×", "L2 bytes": f"{row['L2 bytes']:.3g}"}
     return {**names(row), **counts, "DRAM": f"{row['DRAM bytes'] / 1e6:.0f} MB"}
 
@@ -57,8 +60,8 @@ def bound_cells(row: dict) -> Iterable[dict[str, str]]:
 
 def summary_cells(rows: list[dict]) -> Iterable[dict[str, str]]:
     """A line for each call, the bounds of all GPUs in it."""
-    for call in dict.fromkeys((row["kernel"], row["dtype"]) for row in rows):
-        same = [row for row in rows if (row["kernel"], row["dtype"]) == call]
+    for call in dict.fromkeys(map(call_of, rows)):
+        same = [row for row in rows if call_of(row) == call]
         line = {
             "call": call[0],
             "dtype": call[1],
@@ -73,6 +76,10 @@ def names(row: dict) -> dict[str, str]:
     return {"call": row["kernel"], "dtype": row["dtype"], "code": row["code"]}
 
 
+def call_of(row: dict) -> tuple[str, str]:
+    return row["kernel"], row["dtype"]
+
+
 def bound(each: dict[str, float]) -> str:
     most = max(each, key=each.get)
     return f"{each[most]:.0f} ({most})"
@@ -84,10 +91,11 @@ def table(rows: Iterable[dict[str, str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
-def draw(rows: list[dict], path: Path, width: str = "d = 128") -> None:
+def draw(rows: list[dict], path: Path) -> None:
     """A bar to the bound of each call, and a mark for every resource that it is the largest of; A100 and H100."""
+    width = rows[0]["width"]
     tasks = {name: [r for r in rows if r["width"] == width and is_drawn(r, end)] for name, end in TASKS.items()}
-    heights = [len({(r["kernel"], r["dtype"]) for r in chosen}) for chosen in tasks.values()]
+    heights = [len(set(map(call_of, chosen))) for chosen in tasks.values()]
     figure = Figure((13, 2.6 + 0.36 * sum(heights)), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, height_ratios=heights)
     for line, (task, chosen) in zip(axes, tasks.items(), strict=True):

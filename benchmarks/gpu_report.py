@@ -4,8 +4,8 @@
     python -m benchmarks.gpu_report --device cpu     the same on the CPU with tiny problems: that everything runs
 
 It needs no network and nothing beyond torch 2.11, pytest and this repository; inf-cl, cut-cross-entropy, Liger and
-KeOps take part where they are installed. Tests get half of the time at most, and what is being measured when the time is over
-is stopped. Both files are written anew after every measurement, so that whatever ends the run, the rest is there.
+KeOps take part where they are installed. Tests get half of the time at most, and what is being measured when the time
+is over is stopped. Both files are written anew after every measurement: whatever ends the run, the rest is there.
 """
 
 import argparse
