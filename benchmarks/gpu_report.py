@@ -28,7 +28,11 @@ from .harness import COMPILED
 ROOT = Path(__file__).parents[1]
 MIB = 1 << 20
 ROUNDS, SLOW = 7, 2.0  # a call slower than SLOW seconds is made once
-TESTS = ["tests/test_gpu.py", "tests/test_gpu_gathered.py", "tests/test_ops_oracle.py", "tests/test_ops_edges.py"]
+TESTS = [
+    *(f"tests/test_gpu{part}.py" for part in ("", "_gathered", "_ranking")),
+    "tests/test_ops_oracle.py",
+    "tests/test_ops_edges.py",
+]
 # heading: (key of a row, text of its value)
 COLUMNS = {
     "competitor": ("competitor", str),

@@ -1,24 +1,15 @@
 """What tensors on a GPU meet, on a machine that need not have one."""
 
-import re
 from types import SimpleNamespace
 
-import joint_problems
 import pytest
 import torch
 from problems import CALLS, problem
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mi_ext import _C, DotScores, GatheredScores, bounds, critics, losses, ops, validation
+from mi_ext import DotScores, GatheredScores, bounds, critics, losses, ops, validation
 from mi_ext.ops.cuda import tf32
-
-raw = torch.ops.mi_ext
-CUDA = torch._C.DispatchKey.CUDA
-BUILT = not _C.build_info()["cuda"].startswith("no")
-OPERATORS = [
-    name for name in torch._C._dispatch_get_registrations_for_dispatch_key("CPU") if name.startswith("mi_ext::")
-]
 
 # What a program on a GPU would wait for: a value, or a shape that depends on values, brought to the host; and a number
 # of the host made a tensor and copied over (torch.full needs no copy).
@@ -61,7 +52,6 @@ def numbers(*shape, seed=0):
 X, Y, SCALE = numbers(6, 4), numbers(6, 4, seed=1), torch.tensor(1.3)
 LABELS = (torch.tensor([0, 1, 2, 3, 0, 5]), torch.tensor([0, 1, 2, 3, 4, 5]))
 LOG_WEIGHT = numbers(6)
-INDEX = torch.tensor([[0, 4, 1], [2, 2, 3], [1, 0, 4], [3, 4, 0]])
 OPTIONS = {
     "plain": {},
     "labels": {"labels": LABELS},
@@ -141,6 +131,15 @@ def test_loss_with_own_negatives_does_not_wait(monkeypatch):
     forward_and_backward(lambda x, y: losses.KPair()(x, y, torch.stack([y, y.flip(0)], 1)), X, Y)
 
 
+def test_statistics_of_own_negatives_and_of_joint_critics_do_not_wait(monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    critic = critics.Joint(4, 4, 5)
+    forward_and_backward(lambda x, y: losses.KPair()(x, y, torch.stack([y, y.flip(0)], 1), return_stats=True)[0], X, Y)
+    with NeverWaiting():
+        for given in ({}, {"positive": Y}):
+            assert critic(X, Y, labels=LABELS, **given).ranking()[0].shape == (6,)
+
+
 def test_supervised_loss_does_not_wait(monkeypatch):
     as_on_a_gpu(monkeypatch)
     forward_and_backward(lambda x: losses.SupCon()(x, LABELS[0]), X)
@@ -212,10 +211,11 @@ def test_tf32_where_torch_uses_it(call, chosen, dtype, precision):
         assert mode and record.tf32 == [chosen == "tf32" and dtype == torch.float32]
 
 
-def test_stats_on_a_gpu_have_ranks():
+@pytest.mark.parametrize("loss", [losses.InfoNCE(), losses.KPair()], ids=["shared negatives", "own negatives"])
+def test_stats_on_a_gpu_have_ranks(loss):
     with FakeTensorMode(), torch.no_grad():
-        x = torch.empty(5, 3, device="cuda")
-        _, stats = losses.InfoNCE()(x, x.clone(), return_stats=True)
+        x, own = torch.empty(5, 3, device="cuda"), torch.empty(5, 7, 3, device="cuda")
+        _, stats = loss(x, x.clone(), *([own] if isinstance(loss, losses.KPair) else []), return_stats=True)
     assert {"rank", "top1", "top5", "effective_negatives"} < stats.keys()
     assert stats["rank"].device.type == "cuda"
 
@@ -223,74 +223,3 @@ def test_stats_on_a_gpu_have_ranks():
 def test_no_tf32_on_the_cpu(precision):
     precision("tf32")
     assert not tf32(torch.ones(1))
-
-
-# Errors
-
-
-def arguments(operator, p):
-    """Positional, of a raw operator without its flags' last, tf32."""
-    target, x_label, y_label, v = p.exclusions
-    scale = torch.tensor(p.scale, dtype=torch.float64)
-    sides = p.x, p.y, scale
-    exclusions = target, x_label, y_label, v
-    rows, none = torch.zeros(len(p.x), dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-    return {
-        "dot_statistics": (*sides, *exclusions, False),
-        "dot_clipped_lse": (*sides, scale, *exclusions, 1.0),
-        "dot_fused": (*sides, *exclusions, None, 0.0, 0.0, False, True),
-        "dot_gradient": (*sides, *exclusions, rows, rows, none, rows, rows, none, True),
-        "dot_softplus_sum": (*sides, scale, *exclusions, True, True),
-        "dot_ranking": (*sides, *exclusions, None),
-        "importance_statistics": (p.x, *sides, scale, *exclusions),
-        "importance_fused": (p.x, *sides, scale, *exclusions, None, None, rows, 1.0, 1.0, 1.0, True, True),
-        "importance_gradient": (p.x, *sides, scale, *exclusions, *(rows,) * 10, True, True),
-        "gathered_lse": (p.x, p.y, INDEX, scale),
-        "gathered_clipped_lse": (p.x, p.y, INDEX, scale, scale, 1.0),
-        "gathered_fused": (p.x, p.y, INDEX, scale, rows, 0.0, 0.0, False, True),
-        "gathered_gradient": (p.x, p.y, INDEX, scale, rows, rows, True),
-        "gathered_softplus_sum": (p.x, p.y, INDEX, scale, scale, True, True),
-    }[operator]
-
-
-WITH_KERNELS = [name for name in OPERATORS if re.match("mi_ext::(dot|importance|gathered)_(?!ranking)", name)]
-
-
-@pytest.mark.parametrize("operator", [*WITH_KERNELS, "mi_ext::dot_ranking"])
-def test_errors_of_kernels_for_gpus(operator):
-    """Tensors of the CPU, sent where those of a GPU go: to the kernel's own checks, or to why there is no kernel."""
-    of_kernel, of_none = (
-        "expected all tensors on one GPU, but x is on cpu",
-        "got tensors on .* built .*MI_EXT_CUDA=1 pip",
-    )
-    name = operator.removeprefix("mi_ext::")
-    with pytest.raises(RuntimeError, match=f"{operator}: {of_kernel if BUILT else of_none}"):
-        getattr(raw, name).default._op_dk(CUDA, *arguments(name, problem(4, 5, 3)))
-
-
-def joint_arguments(operator):
-    """Positional, of a raw operator."""
-    p = joint_problems.problem(4, 5, 3, 1)
-    rows, none = torch.zeros(4, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-    tensors, exclusions = tuple(p.tensors.values()), p.exclusions
-    return {
-        "joint_statistics": (*tensors, *exclusions, False),
-        "joint_clipped_lse": (*tensors, p.bias, *exclusions, 1.0),
-        "joint_fused": (*tensors, *exclusions, 0.0, 0.0, False),
-        "joint_gradient": (*tensors, *exclusions, rows, none, rows, rows, none),
-        "joint_softplus_sum": (*tensors, p.bias, *exclusions, True),
-        "joint_matrix": tensors,
-        "joint_matrix_gradient": (*tensors, torch.zeros(4, 5)),
-    }[operator]
-
-
-@pytest.mark.parametrize("operator", [name for name in OPERATORS if re.match("mi_ext::joint_(?!ranking)", name)])
-def test_errors_of_joint_kernels_for_gpus(operator):
-    of_kernel = "expected all tensors on one GPU, but a is on cpu"
-    name = operator.removeprefix("mi_ext::")
-    with pytest.raises(RuntimeError, match=f"{operator}: {of_kernel if BUILT else 'got tensors on .* built '}"):
-        getattr(raw, name).default._op_dk(CUDA, *joint_arguments(name))
-
-
-def test_no_operator_leaves_a_tensor_on_a_gpu_without_an_answer():
-    assert all(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA") for name in OPERATORS)

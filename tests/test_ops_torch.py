@@ -207,7 +207,7 @@ def test_errors_name_operator_and_argument(operator, message):
         (
             "dot_ranking",
             {"target": None, "external_positive": torch.zeros(4, 3, dtype=torch.float64)},
-            "external_positive must have the shape of x",
+            "external_positive must have the dtype and the shape of x, [5, 3]",
         ),
         ("dot_gradient", {"positive": doubles([0.0] * 6)}, "positive must be float64 of shape [5]"),
         ("dot_gradient", {"negative_lse": doubles([0.0] * 6)}, "negative_lse must be float64 of shape [5]"),

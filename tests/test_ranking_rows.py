@@ -6,7 +6,7 @@ import gathered_problems
 import joint_problems
 import pytest
 import torch
-from problems import DTYPES, INF, wide
+from problems import DTYPES, INF, moved, wide
 
 from mi_ext import DenseScores, GatheredScores, JointScores, critics, ops, reference
 
@@ -28,17 +28,29 @@ def judge(ours, truth, scores, positive, exclusions, dtype):
         assert torch.equal(ours[-1], truth[-1])
 
 
-def check_gathered(p):
-    positive = p.x.flip(0)
-    ours = ops.gathered_ranking(p.x, p.y, p.index, p.scale, positive)
+def ranked(p, positive):
+    """The operators' results for gathered scores on the device in use, brought back."""
+    p = p.moved()
+    return tuple(t.cpu() for t in ops.gathered_ranking(p.x, p.y, p.index, p.scale, moved(positive)))
+
+
+def check_gathered(p, positive=None):
+    positive = p.x.flip(0) if positive is None else positive
+    ours = ranked(p, positive)
     q = p.to(torch.float64)
     truth = reference.gathered_ranking(q.x, q.y, q.index, q.scale, positive.double())
     scores = reference.gathered_scores(q.x, q.y, q.index, q.scale)
     judge(ours, truth, scores, q.scale * (q.x * positive.double()).sum(1), (None,) * 4, p.x.dtype)
 
 
+def joint_ranked(p):
+    p = p.moved()
+    network = p.inner_weight, p.inner_bias, p.last_weight
+    return tuple(t.cpu() for t in ops.joint_ranking(p.a, p.b, network, p.exclusions))
+
+
 def check_joint(p):
-    ours = ops.joint_ranking(p.a, p.b, (p.inner_weight, p.inner_bias, p.last_weight), p.exclusions)
+    ours = joint_ranked(p)
     q = p.to(torch.float64)
     network = q.inner_weight, q.inner_bias, q.last_weight
     truth = reference.joint_ranking(q.a, q.b, network, q.exclusions)

@@ -88,7 +88,7 @@ struct Sigmoids {
   void weigh(T* s) {
     for (int64_t r = 0; r < kGroup; r += kLanes<T>) {
       const Vec<T> score = load(s + r), zero = {};
-      const Logistic<T> of = logistic<T>(score, T(kLn2), exp2<T>(score > zero ? -score : score));
+      const Logistic<Vec<T>> of = logistic<T>(score, T(kLn2), exp2<T>(score > zero ? -score : score));
       value += of.softplus;
       weight += of.sigmoid;
       store(s + r, of.sigmoid);

@@ -91,7 +91,7 @@ struct SoftplusWeights {
       exp2_all<T>(e);
 #pragma GCC unroll 6
       for (int row = 0; row < kRows; row++) {
-        const Logistic<T> of = logistic<T>(s.at[row][v], T(kLn2), e[row]);
+        const Logistic<Vec<T>> of = logistic<T>(s.at[row][v], T(kLn2), e[row]);
         const Vec<T> u = broadcast(factor ? factor[j + row] : T(1));
         value_sum += u * of.softplus;
         weight_sum += u * of.sigmoid;

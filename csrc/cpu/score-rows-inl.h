@@ -88,7 +88,7 @@ MI_NOINLINE SoftplusSums softplus_of_row(T* s, int64_t count, const T* factor) {
   for (int64_t c = 0; c < count; c += kLanes<T>) {
     const Vec<T> score = load(s + c), zero = {};
     const Vec<T> decay = exp2<T>((score > zero ? -score : score) * static_cast<T>(kLog2E));
-    const Logistic<T> of = logistic<T>(score, T(1), decay);
+    const Logistic<Vec<T>> of = logistic<T>(score, T(1), decay);
     const Vec<T> u = factor ? load(factor + c) : broadcast(T(1));
     value += u * of.softplus;
     weight += u * of.sigmoid;

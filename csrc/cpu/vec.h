@@ -8,6 +8,7 @@
 #include <immintrin.h>
 #endif
 
+#include "../core/logistic.h"
 #include "../core/macros.h"
 #include "../core/polynomials.h"
 
@@ -225,15 +226,10 @@ MI_INLINE Vec<T> log1p(Vec<T> t) {
   return T(2) * z * p;
 }
 
-// softplus(s) and sigmoid(s) from decay = e^{-|s|}; s = nats * score, exact where either of them is tiny.
+// softplus(s) and sigmoid(s), s = nats * score, from decay = e^{-|s|}.
 template <class T>
-struct Logistic {
-  Vec<T> softplus, sigmoid;
-};
-template <class T>
-MI_INLINE Logistic<T> logistic(Vec<T> score, T nats, Vec<T> decay) {
-  const Vec<T> zero = {}, inverse = T(1) / (decay + T(1));
-  return {max<T>(score, zero) * nats + log1p<T>(decay), score > zero ? inverse : decay * inverse};
+MI_INLINE Logistic<Vec<T>> logistic(Vec<T> score, T nats, Vec<T> decay) {
+  return mi::logistic(score, nats, decay, log1p<T>(decay), T(1) / (decay + T(1)));
 }
 
 }  // namespace MI_ISA

@@ -8,19 +8,6 @@
 namespace mi::cuda {
 namespace {
 
-// How a query's negatives are cut so that the device is busy, though there are few queries. Sums over a part are short.
-struct Parts {
-  int64_t count = 1, size = 0;
-
-  explicit Parts(const DeviceGatheredProblem& p) {
-    constexpr int64_t kWarpsEach = 16, kShortest = 128, kLongest = 4096;  // warps for each multiprocessor; negatives
-    const int64_t wanted = std::max<int64_t>(1, kWarpsEach * p.multiprocessors / std::max<int64_t>(p.n(), 1));
-    size = std::clamp((p.m() + wanted - 1) / wanted, kShortest, kLongest);
-    size = (size + 31) / 32 * 32;
-    count = std::max<int64_t>(1, (p.m() + size - 1) / size);
-  }
-};
-
 // The gradient of the queries as a walk leaves it, by parts.
 struct QueryProducts {
   Features queries;
@@ -83,7 +70,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 struct QueryWalk {
   const DeviceGatheredProblem& p;
-  Parts parts;
+  GatheredParts parts;
   void* results;                 // RowPart [parts][n]
   void* products = nullptr;      // Scalar [parts][n][product_pitch]
   double* scale_part = nullptr;  // [blocks]

@@ -48,6 +48,11 @@ cudaError_t gathered_gradient(const DeviceGatheredProblem&, const UpstreamGradie
 cudaError_t gathered_softplus_sum(const DeviceGatheredProblem&, double* value, const DotGradients&, void* scores,
                                   void* workspace, cudaStream_t);
 
+// Positives: one a query, in the queries' dtype; their scores are not written. One that is NaN ranks last.
+size_t gathered_ranking_workspace(const DeviceGatheredProblem&);
+cudaError_t gathered_ranking(const DeviceGatheredProblem&, const Features& positives, const DotRanking&,
+                             void* workspace, cudaStream_t);
+
 // Of scores that a walk has kept: w_ik = row_weight_i e^{s_ik - negative_lse_i}; negative_lse null: sigmoid(s_ik).
 struct PairWeights {
   const void* scores = nullptr;

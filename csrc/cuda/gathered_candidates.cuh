@@ -2,6 +2,7 @@
 // index alone.
 #pragma once
 #include "gathered_rows.cuh"
+#include "logistic.cuh"
 
 namespace mi::cuda {
 

@@ -18,14 +18,15 @@ cudaError_t launch_gathered(void (*kernel)(Params), const Params& p, int64_t war
 template <class T, class Weights>
 cudaError_t launch_queries_of(GatheredWalk p, cudaStream_t stream) {
   p.chunks = std::max(1, (p.row_bytes + T::kPieces * 32 * kPiece - 1) / (T::kPieces * 32 * kPiece));
-  return p.products ? launch_gathered(gathered_queries<T, Weights, true>, p, p.n * p.parts, p.chunks, stream)
-                    : launch_gathered(gathered_queries<T, Weights, false>, p, p.n * p.parts, 1, stream);
+  if constexpr (Weights::kAreWeights)
+    if (p.products) return launch_gathered(gathered_queries<T, Weights, true>, p, p.n * p.parts, p.chunks, stream);
+  return launch_gathered(gathered_queries<T, Weights, false>, p, p.n * p.parts, 1, stream);
 }
 
 template <class Element, class Weights>
 cudaError_t launch_queries(const GatheredWalk& p, cudaStream_t stream) {
   if constexpr (sizeof(Element) == 2)
-    if (std::min(p.queries.unit, p.candidates.unit) == 2)
+    if (std::min({p.queries.unit, p.candidates.unit, p.positives.unit}) == 2)
       return launch_queries_of<HalfwordShape<Element>, Weights>(p, stream);
   const int pieces = (p.row_bytes + 32 * kPiece - 1) / (32 * kPiece);
   if (pieces <= 1) return launch_queries_of<GatheredShape<Element, 1>, Weights>(p, stream);
@@ -42,6 +43,7 @@ GatheredKernels gathered_kernels_of() {
         return softplus ? launch_queries<Element, LogisticSums<Scalar>>(p, stream)
                         : launch_queries<Element, LazyExponentials<Scalar>>(p, stream);
       },
+      launch_queries<Element, RankedExponentials<Scalar>>,
       [](const PairWalk& p, cudaStream_t stream) {
         return launch_gathered(gathered_negatives<Element>, p, (p.pairs + kPairsOfWarp - 1) / kPairsOfWarp, 1, stream);
       },

@@ -1,5 +1,7 @@
 // A problem on gathered scores as the kernels are told it.
 #pragma once
+#include <algorithm>
+
 #include "enqueue.cuh"
 #include "gathered_walk.h"
 
@@ -14,6 +16,19 @@ inline GatheredRows gathered_rows(const Features& f, int64_t dim, Dtype dtype, i
 
 // As few lanes as hold a row, so that a warp reads several.
 inline int lanes_for(int64_t row_bytes) { return row_bytes <= 8 * kPiece ? 8 : row_bytes <= 16 * kPiece ? 16 : 32; }
+
+// How a query's negatives are cut so that the device is busy, though there are few queries. Sums over a part are short.
+struct GatheredParts {
+  int64_t count = 1, size = 0;
+
+  explicit GatheredParts(const DeviceGatheredProblem& p) {
+    constexpr int64_t kWarpsEach = 16, kShortest = 128, kLongest = 4096;  // warps for each multiprocessor; negatives
+    const int64_t wanted = std::max<int64_t>(1, kWarpsEach * p.multiprocessors / std::max<int64_t>(p.n(), 1));
+    size = std::clamp((p.m() + wanted - 1) / wanted, kShortest, kLongest);
+    size = (size + 31) / 32 * 32;
+    count = std::max<int64_t>(1, (p.m() + size - 1) / size);
+  }
+};
 
 inline GatheredWalk walk_over(const DeviceGatheredProblem& p) {
   GatheredWalk walk;

@@ -1,9 +1,9 @@
 // The walk that the queries own: y_ik is read once, for its score and, weighted at once, for the gradient of x_i.
 #pragma once
-#include <limits>
 #include <type_traits>
 
 #include "gathered_rows.cuh"
+#include "gathered_weights.cuh"
 
 namespace mi::cuda {
 
@@ -84,75 +84,6 @@ __device__ __forceinline__ void store(Scalar* out, const Scalar (&values)[kCount
   }
 }
 
-// The sum over the teams of a warp, each of `lanes` lanes.
-template <class Scalar>
-__device__ __forceinline__ Scalar sum_of_teams(Scalar value, int lanes) {
-  for (int mask = lanes; mask < 32; mask *= 2) value += __shfl_xor_sync(~0u, value, mask);
-  return value;
-}
-
-// w = 2^(s - r), with a reference r that follows the largest score only when it is left behind by 2^60. r is finite, so
-// that infinite scores give infinite or no terms.
-template <class Scalar>
-struct LazyExponentials {
-  static constexpr Scalar kRange = 60, kHighest = std::numeric_limits<Scalar>::max();
-  Scalar reference = -kHighest, sum = 0;
-
-  template <int kRows, class Rows>
-  __device__ __forceinline__ void weigh(Scalar (&s)[kRows], Rows& rows) {
-    Scalar highest = s[0];
-#pragma unroll
-    for (int r = 1; r < kRows; r++) highest = fmax(highest, s[r]);
-    if (highest > reference + kRange) raise(highest, rows);
-    Scalar sum_of_rows = 0;
-#pragma unroll
-    for (Scalar& x : s) {
-      x = exp2_of(x - reference);
-      sum_of_rows += x;
-    }
-    sum += sum_of_rows;
-  }
-  template <class Rows>
-  __device__ __forceinline__ void join_teams(int lanes, Rows& rows) {
-    Scalar highest = reference;
-    for (int mask = lanes; mask < 32; mask *= 2) highest = fmax(highest, __shfl_xor_sync(~0u, highest, mask));
-    raise(highest, rows);
-    sum = sum_of_teams(sum, lanes);
-  }
-  __device__ __forceinline__ RowPart<Scalar> part() const { return {reference, sum}; }
-
- private:
-  template <class Rows>
-  __device__ __forceinline__ void raise(Scalar highest, Rows& rows) {
-    const Scalar raised = fmin(highest, kHighest), factor = exp2_of(reference - raised);
-    reference = raised, sum *= factor;
-    rows.scale(factor);
-  }
-};
-
-// w = sigmoid(s), beside the sum of softplus(s).
-template <class Scalar>
-struct LogisticSums {
-  RowPart<Scalar> sums{0, 0};
-
-  template <int kRows, class Rows>
-  __device__ __forceinline__ void weigh(Scalar (&s)[kRows], Rows&) {
-    RowPart<Scalar> of_rows{0, 0};
-#pragma unroll
-    for (Scalar& x : s) {
-      const Logistic<Scalar> of = logistic(x);
-      of_rows.reference += of.softplus, of_rows.sum += of.sigmoid;
-      x = of.sigmoid;
-    }
-    sums.reference += of_rows.reference, sums.sum += of_rows.sum;
-  }
-  template <class Rows>
-  __device__ __forceinline__ void join_teams(int lanes, Rows&) {
-    sums = {sum_of_teams(sums.reference, lanes), sum_of_teams(sums.sum, lanes)};
-  }
-  __device__ __forceinline__ RowPart<Scalar> part() const { return sums; }
-};
-
 // A warp's part of a query's negatives. Its teams take neighbouring rows, a lane of a team every `lanes`-th piece.
 template <class T>
 struct NegativesReader {
@@ -191,27 +122,19 @@ struct NegativesReader {
                                        Scalar (&s)[T::kRows]) {
     int64_t row[T::kRows];
 #pragma unroll
-    for (int r = 0; r < T::kRows; r++) {
-      row[r] = __shfl_sync(~0u, looked_up, first_lane + r * teams + team);
-      s[r] = 0;
-    }
-    for (int c = 1; c <= p.chunks; c++) {
-      const int chunk = blockIdx.y + c < p.chunks ? blockIdx.y + c : blockIdx.y + c - p.chunks;
-      const int here = at + chunk * T::kPieces * 32 * kPiece;
-      if (p.chunks > 1) read_query(here);
-      T::load(y, rows, row, here, p.row_bytes);
-      add_products(y, s);
-    }
+    for (int r = 0; r < T::kRows; r++) row[r] = __shfl_sync(~0u, looked_up, first_lane + r * teams + team);
+    score(rows, row, y, s);
 #pragma unroll
-    for (int r = 0; r < T::kRows; r++) {
-      Scalar sum = s[r];
-#pragma unroll
-      for (int mask = 16; mask > 0; mask /= 2)
-        if (mask < p.lanes) sum += __shfl_xor_sync(~0u, sum, mask);
-      sum = fma(sum, factor, offset);
-      if (p.clip > 0) sum = sum > clip ? clip : sum < -clip ? -clip : sum;
-      s[r] = row[r] == kNone ? Scalar(-kInfinity) : row[r] == kOutside ? Scalar(__builtin_nan("")) : sum;
-    }
+    for (int r = 0; r < T::kRows; r++)
+      s[r] = row[r] == kNone ? Scalar(-kInfinity) : row[r] == kOutside ? Scalar(__builtin_nan("")) : s[r];
+  }
+
+  // The score of the query's positive, by the arithmetic of the negatives: equal vectors score equal.
+  __device__ __forceinline__ Scalar read_positive() {
+    Piece y[1][T::kPieces];
+    Scalar s[1];
+    score(p.positives, {query}, y, s);
+    return s[0];
   }
 
   // Where lane 0 of each team leaves the scores of `read`.
@@ -223,10 +146,11 @@ struct NegativesReader {
       if (k < last) static_cast<Scalar*>(p.scores)[query * p.m + k] = s[r];
     }
   }
-  __device__ __forceinline__ void write(const RowPart<Scalar>& result) const {
-    if (blockIdx.y == 0 && lane == 0) static_cast<RowPart<Scalar>*>(p.results)[part * p.n + query] = result;
+  template <class Part>
+  __device__ __forceinline__ void write(const Part& result) const {
+    if (blockIdx.y == 0 && lane == 0) static_cast<Part*>(p.results)[part * p.n + query] = result;
   }
-  __device__ __forceinline__ void write(WeightedRows<T>& rows) const {
+  __device__ __forceinline__ void write_products(WeightedRows<T>& rows) const {
     rows.each([&](Scalar& sum) { sum = sum_of_teams(sum, p.lanes); });
     if (team > 0) return;
     Scalar* out = static_cast<Scalar*>(p.products) + (part * p.n + query) * product_pitch(p.dim);
@@ -236,17 +160,39 @@ struct NegativesReader {
       if (column < p.dim) store(out + column, rows.of[k]);
     }
   }
-  __device__ __forceinline__ void write(const NoRows<T>&) const {}
+  __device__ __forceinline__ void write_products(const NoRows<T>&) const {}
 
  private:
-  __device__ __forceinline__ void add_products(const Piece (&y)[T::kRows][T::kPieces], Scalar (&s)[T::kRows]) const {
+  template <int kRows>
+  __device__ __forceinline__ void score(const GatheredRows& from, const int64_t (&row)[kRows],
+                                        Piece (&y)[kRows][T::kPieces], Scalar (&s)[kRows]) {
+#pragma unroll
+    for (Scalar& sum : s) sum = 0;
+    for (int c = 1; c <= p.chunks; c++) {
+      const int chunk = blockIdx.y + c < p.chunks ? blockIdx.y + c : blockIdx.y + c - p.chunks;
+      const int here = at + chunk * T::kPieces * 32 * kPiece;
+      if (p.chunks > 1) read_query(here);
+      T::load(y, from, row, here, p.row_bytes);
+      add_products(y, s);
+    }
+#pragma unroll
+    for (Scalar& sum : s) {
+#pragma unroll
+      for (int mask = 16; mask > 0; mask /= 2)
+        if (mask < p.lanes) sum += __shfl_xor_sync(~0u, sum, mask);
+      sum = fma(sum, factor, offset);
+      if (p.clip > 0) sum = sum > clip ? clip : sum < -clip ? -clip : sum;
+    }
+  }
+  template <int kRows>
+  __device__ __forceinline__ void add_products(const Piece (&y)[kRows][T::kPieces], Scalar (&s)[kRows]) const {
 #pragma unroll
     for (int k = 0; k < T::kPieces; k++)
 #pragma unroll
       for (int e = 0; e < kElements<Element>; e++) {
         const Scalar of_query = element(x[0][k], e, Element{});
 #pragma unroll
-        for (int r = 0; r < T::kRows; r++) s[r] = fma(of_query, element(y[r][k], e, Element{}), s[r]);
+        for (int r = 0; r < kRows; r++) s[r] = fma(of_query, element(y[r][k], e, Element{}), s[r]);
       }
   }
 };
@@ -257,6 +203,7 @@ __global__ void __launch_bounds__(kGatheredThreads) gathered_queries(const __gri
   if (unit >= p.n * p.parts) return;
   NegativesReader<T> negatives(p, unit);
   Weights weights;
+  weights.start(negatives);
   std::conditional_t<kProducts, WeightedRows<T>, NoRows<T>> products;
   int64_t next = negatives.look_up(negatives.first + negatives.lane);
   for (int64_t block = negatives.first; block < negatives.last; block += 32) {
@@ -274,7 +221,7 @@ __global__ void __launch_bounds__(kGatheredThreads) gathered_queries(const __gri
   }
   weights.join_teams(p.lanes, products);
   negatives.write(weights.part());
-  negatives.write(products);
+  negatives.write_products(products);
 }
 
 }  // namespace mi::cuda

@@ -1,7 +1,9 @@
 // Rows read by the lanes of a warp, 16 bytes of a row each, whatever their alignment.
 #pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include "gathered_walk.h"
-#include "mma.cuh"
 #include "rows.cuh"
 
 namespace mi::cuda {
@@ -70,18 +72,6 @@ __device__ __forceinline__ void load_rows_by(Piece (&out)[kRows][kPieces], const
 #pragma unroll
     for (int k = 0; k < kPieces; k++) out[r][k] = load_piece<kUnit>(data, at + k * 32 * kPiece, bytes);
   }
-}
-
-template <class Scalar>
-struct Logistic {
-  Scalar softplus, sigmoid;
-};
-
-// Of a score in log2 units; softplus in nats.
-template <class Scalar>
-__device__ __forceinline__ Logistic<Scalar> logistic(Scalar s) {
-  const Scalar e = exp2_of(s > 0 ? -s : s), positive = s > 0 ? s * Scalar(kLn2) : s == s ? Scalar(0) : s;
-  return {positive + log1p(e), (s > 0 ? Scalar(1) : e) * reciprocal(1 + e)};
 }
 
 }  // namespace mi::cuda

@@ -27,12 +27,13 @@ struct GatheredWalk {
   int dim = 0, row_bytes = 0;
   const double* scale = nullptr;
   const double* bias = nullptr;
-  double clip = 0;  // > 0: scores are clamped
+  double clip = 0;         // > 0: scores are clamped
+  GatheredRows positives;  // of a ranking, one a query
   int64_t parts = 1, part_size = 0;
   int lanes = 32;
   int chunks = 1;            // of a row too long for the registers of a warp
   void* scores = nullptr;    // Scalar [n][m], log2 units, or null
-  void* results = nullptr;   // RowPart [parts][n]
+  void* results = nullptr;   // RowPart [parts][n], or RankingPart of a ranking
   void* products = nullptr;  // Scalar [parts][n][product_pitch], sum_k w_ik y_ik, or null
 };
 
@@ -65,6 +66,7 @@ constexpr int kPiece = 16;       // bytes of a row that a lane reads at a time
 
 struct GatheredKernels {
   cudaError_t (*queries)(bool softplus, const GatheredWalk&, cudaStream_t);
+  cudaError_t (*ranking)(const GatheredWalk&, cudaStream_t);
   cudaError_t (*negatives)(const PairWalk&, cudaStream_t);
   cudaError_t (*bank)(const PairWalk&, cudaStream_t);
 };

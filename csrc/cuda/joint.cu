@@ -2,6 +2,7 @@
 #include "joint.h"
 
 #include "joint_passes.cuh"
+#include "joint_ranking.cuh"
 
 namespace mi::cuda {
 namespace {
@@ -110,6 +111,19 @@ struct MatrixPlan {
   }
 };
 
+template <class Critic>
+struct RankingPlan {
+  JointWalk<Critic> walk;
+  RankingPass<Critic> pass;
+
+  RankingPlan(Arena& arena, const DeviceJointProblem& p) : walk(p, false, false, arena), pass(walk, arena) {}
+
+  void run(Queue& queue, const DotRanking& out) const {
+    walk.critic.prepare(queue, nullptr);
+    pass.run(queue, out);
+  }
+};
+
 // The plan of a problem's critic, placed in an arena.
 template <template <class> class Plan, class Call, class... Arguments>
 void with_plan(Arena& arena, const DeviceJointProblem& p, Call&& call, const Arguments&... arguments) {
@@ -167,6 +181,14 @@ cudaError_t joint_softplus_sum(const DeviceJointProblem& p, double* value, doubl
   Arena arena{static_cast<char*>(workspace)};
   Queue queue{stream};
   with_plan<SoftplusPlan>(arena, p, [&](const auto& plan) { plan.run(queue, value, bias_gradient, g); }, g != nullptr);
+  return queue.error;
+}
+
+size_t joint_ranking_workspace(const DeviceJointProblem& p) { return workspace_of<RankingPlan>(p); }
+cudaError_t joint_ranking(const DeviceJointProblem& p, const DotRanking& out, void* workspace, cudaStream_t stream) {
+  Arena arena{static_cast<char*>(workspace)};
+  Queue queue{stream};
+  with_plan<RankingPlan>(arena, p, [&](const auto& plan) { plan.run(queue, out); });
   return queue.error;
 }
 

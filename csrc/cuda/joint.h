@@ -28,6 +28,10 @@ size_t joint_softplus_sum_workspace(const DeviceJointProblem&, bool gradient);
 cudaError_t joint_softplus_sum(const DeviceJointProblem&, double* value, double* bias_gradient,
                                const JointGradients* gradients, void* workspace, cudaStream_t);
 
+// What is read beside a loss; targets are needed. A positive that is NaN ranks last, after all m candidates.
+size_t joint_ranking_workspace(const DeviceJointProblem&);
+cudaError_t joint_ranking(const DeviceJointProblem&, const DotRanking&, void* workspace, cudaStream_t);
+
 // s [n, m], without the bias, and the gradients from upstream = dL/ds [n, m]; double for double inputs, else float.
 size_t joint_matrix_workspace(const DeviceJointProblem&);
 cudaError_t joint_matrix(const DeviceJointProblem&, void* scores, void* workspace, cudaStream_t);

@@ -106,6 +106,18 @@ void enqueue_sums(Queue& queue, SumParams<Scalar> p, int splits, int64_t width, 
                     width);
 }
 
+template <class Scalar>
+ScoreParams<Scalar> score_params(const OneHiddenLayer<Scalar>& c, const PairBlock& block) {
+  return {c.queries + block.first_row,
+          c.candidates + block.first_column,
+          c.query_pitch,
+          c.candidate_pitch,
+          c.weight,
+          c.offset + block.first_column,
+          c.units,
+          block};
+}
+
 }  // namespace
 
 template <class Scalar>
@@ -156,17 +168,14 @@ void OneHiddenLayer<Scalar>::prepare(Queue& queue, const JointGradients* g) cons
 template <class Scalar>
 void OneHiddenLayer<Scalar>::scores(Queue& queue, const PairBlock& block) const {
   using Tile = ScoreTile<Scalar>;
-  const ScoreParams<Scalar> params{queries + block.first_row,
-                                   candidates + block.first_column,
-                                   query_pitch,
-                                   candidate_pitch,
-                                   weight,
-                                   offset + block.first_column,
-                                   units,
-                                   block};
   const dim3 grid(static_cast<unsigned>(ceil_div(block.rows, Tile::kRows)),
                   static_cast<unsigned>(ceil_div(block.columns, Tile::kColumns)));
-  queue.launch(grid, kThreads, one_layer_scores<Scalar>, params);
+  queue.launch(grid, kThreads, one_layer_scores<Scalar>, score_params(*this, block));
+}
+
+template <class Scalar>
+void OneHiddenLayer<Scalar>::positives(Queue& queue, double* out) const {
+  queue.each(p.n(), one_layer_positives<Scalar>, score_params(*this, {0, p.n(), 0, p.m()}), p.exclusions.target, out);
 }
 
 template <class Scalar>

@@ -104,6 +104,22 @@ __global__ void __launch_bounds__(kThreads) one_layer_scores(const __grid_consta
   }
 }
 
+// s of each query with its target, NaN where that is no candidate: a thread goes through the sum of a pair as
+// `one_layer_scores` does. All queries and candidates are the block.
+template <class Scalar>
+__global__ void one_layer_positives(ScoreParams<Scalar> p, const int64_t* target, double* out) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= p.block.rows) return;
+  const int64_t j = target[i];
+  const bool inside = static_cast<uint64_t>(j) < static_cast<uint64_t>(p.block.columns);
+  const Scalar *query = p.queries + i, *candidate = p.candidates + (inside ? j : 0);
+  Scalar s = 0;
+#pragma unroll 8
+  for (int64_t unit = 0; unit < p.units; unit++)
+    s = fma(p.weight[unit], larger(query[unit * p.query_pitch], candidate[unit * p.candidate_pitch]), s);
+  out[i] = inside ? static_cast<double>(s + p.offset[j]) : __builtin_nan("");
+}
+
 // Sums of G over the pairs of an owner that turn a unit on: a thread has two runs of owners and one of units, and the
 // other side streams by.
 template <class Scalar>

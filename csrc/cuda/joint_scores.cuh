@@ -3,6 +3,7 @@
 #pragma once
 #include "../core/log_sum_exp.h"
 #include "joint_block.h"
+#include "logistic.cuh"
 #include "rows.cuh"
 #include "tile.cuh"
 
@@ -178,11 +179,10 @@ __global__ void __launch_bounds__(kRowThreads)
     if (c >= block.columns) break;
     const int64_t j = block.first_column + c;
     const Scalar s = negatives(row, j, scores[c]), u = factor ? factor[j] : Scalar(1);
-    const Scalar decay = exponential(s > 0 ? -s : s, Scalar(0));
-    const Scalar linear = s > 0 ? s : s == s ? Scalar(0) : s, sigmoid = (s > 0 ? Scalar(1) : decay) / (1 + decay);
-    value += u == 0 ? Scalar(0) : u * (linear + log1p(decay));
-    weight += u == 0 ? Scalar(0) : u * sigmoid;
-    if (keep) scores[c] = u == 0 ? Scalar(0) : u * sigmoid;
+    const auto of = logistic(s, Scalar(1), exponential(s > 0 ? -s : s, Scalar(0)));
+    value += u == 0 ? Scalar(0) : u * of.softplus;
+    weight += u == 0 ? Scalar(0) : u * of.sigmoid;
+    if (keep) scores[c] = u == 0 ? Scalar(0) : u * of.sigmoid;
   }
   for (int mask = 16; mask > 0; mask /= 2) {
     value += __shfl_xor_sync(~0u, value, mask);

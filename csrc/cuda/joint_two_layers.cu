@@ -67,6 +67,21 @@ InnerLayer inner_layer(const DeviceJointProblem& p) {
 
 constexpr int64_t kBlocksEach = 4;  // of threads, wanted for each multiprocessor
 
+template <class Scalar>
+LayerParams<Scalar> layer_params(const TwoHiddenLayers<Scalar>& c, const PairBlock& block) {
+  using Tile = LayerTile<Scalar>;
+  return {c.queries + block.first_row * c.pitch,
+          c.candidates + block.first_column * c.pitch,
+          c.pitch,
+          ceil_div(c.p.hidden + 1, Tile::kDepth) * Tile::kDepth,
+          c.inner,
+          c.last,
+          c.units,
+          c.p.inner(),
+          block,
+          c.signs};
+}
+
 }  // namespace
 
 template <class Scalar>
@@ -117,19 +132,15 @@ void TwoHiddenLayers<Scalar>::prepare(Queue& queue, const JointGradients* g) con
 template <class Scalar>
 void TwoHiddenLayers<Scalar>::scores(Queue& queue, const PairBlock& block) const {
   using Tile = LayerTile<Scalar>;
-  const LayerParams<Scalar> params{queries + block.first_row * pitch,
-                                   candidates + block.first_column * pitch,
-                                   pitch,
-                                   ceil_div(p.hidden + 1, Tile::kDepth) * Tile::kDepth,
-                                   inner,
-                                   last,
-                                   units,
-                                   p.inner(),
-                                   block,
-                                   signs};
   const dim3 grid(static_cast<unsigned>(ceil_div(block.rows, Tile::kRows)),
                   static_cast<unsigned>(ceil_div(block.columns, Tile::kColumns)));
-  queue.launch(grid, kThreads, two_layer_scores<Scalar>, params);
+  queue.launch(grid, kThreads, two_layer_scores<Scalar>, layer_params(*this, block));
+}
+
+template <class Scalar>
+void TwoHiddenLayers<Scalar>::positives(Queue& queue, double* out) const {
+  queue.each(16 * p.n(), two_layer_positives<Scalar>, layer_params(*this, {0, p.n(), 0, p.m()}), p.exclusions.target,
+             out);
 }
 
 template <class Scalar>

@@ -123,6 +123,35 @@ __global__ void __launch_bounds__(kThreads) two_layer_scores(const __grid_consta
   }
 }
 
+// s of each query with its target, NaN where that is no candidate: 16 threads have the units that those of a tile have,
+// and go through the sums of a pair as `two_layer_scores` does. All queries and candidates are the block.
+template <class Scalar>
+__global__ void two_layer_positives(LayerParams<Scalar> p, const int64_t* target, double* out) {
+  using Tile = LayerTile<Scalar>;
+  constexpr int kHalf = Tile::kHalf, kThread = Tile::kThread;
+  const int64_t pair = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 16;
+  const int64_t i = min(pair, p.block.rows - 1), j = target[i];
+  const bool inside = static_cast<uint64_t>(j) < static_cast<uint64_t>(p.block.columns);
+  const Scalar *a = p.queries + i * p.pitch, *b = p.candidates + (inside ? j : 0) * p.pitch;
+  const int unit_thread = threadIdx.x % 16;
+  Scalar score = 0;
+  for (int64_t unit = unit_thread * kThread; unit < p.units; unit += Tile::kUnits) {
+    Scalar z[kThread] = {};
+    for (int64_t k = 0; k < p.depth; k++) {
+      const Scalar hidden = larger(a[k] + b[k], Scalar(0)), *weights = p.inner + k * p.units + unit;
+      Scalar w[kThread];
+      load_run(weights, w), load_run(weights + kHalf, w + kHalf);
+#pragma unroll
+      for (int u = 0; u < kThread; u++) z[u] = fma(hidden, w[u], z[u]);
+    }
+#pragma unroll
+    for (int u = 0; u < kThread; u++)
+      if (unit + u < p.inner_units) score = fma(larger(z[u], Scalar(0)), p.last[unit + u], score);
+  }
+  for (int mask = 8; mask > 0; mask /= 2) score += __shfl_xor_sync(~0u, score, mask);
+  if (unit_thread == 0 && pair == i) out[i] = inside ? static_cast<double>(score) : __builtin_nan("");
+}
+
 template <class Scalar>
 struct LayerSumParams {
   const Scalar *queries, *candidates;  // as LayerParams

@@ -33,7 +33,8 @@ struct TwoHiddenLayers {
 
   TwoHiddenLayers(const DeviceJointProblem&, const PairBlocks&, bool gradient, Arena&);
   void prepare(Queue&, const JointGradients*) const;
-  void scores(Queue&, const PairBlock&) const;                                // into the block's values
+  void scores(Queue&, const PairBlock&) const;  // into the block's values
+  void positives(Queue&, double* out) const;    // [n] of the targets, by the arithmetic of `scores`; NaN: no candidate
   void switch_units(Queue&, const PairBlock&) const;                          // what add_gradients needs of `scores`
   void add_gradients(Queue&, const PairBlock&, const JointGradients&) const;  // the values are G
   void finish(Queue&, const JointGradients&) const;

@@ -3,6 +3,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "logistic.cuh"
 #include "scores.cuh"
 
 namespace mi::cuda {
@@ -80,11 +81,10 @@ struct RowSoftplus {
       Scalar value = 0, weight = 0;
 #pragma unroll
       for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
-        const Scalar x = fma(s[r][q / 2][2 * h + q % 2], affine.factor, affine.offset), factor = u[q / 2][q % 2];
-        const Scalar e = exp2_of(x > 0 ? -x : x);
-        const Scalar positive = x > 0 ? x * Scalar(kLn2) : x == x ? Scalar(0) : x;
-        value += factor == 0 ? Scalar(0) : factor * (positive + log1p(e));
-        weight += factor == 0 ? Scalar(0) : factor * (x > 0 ? Scalar(1) : e) * reciprocal(1 + e);
+        const Scalar factor = u[q / 2][q % 2];
+        const auto of = logistic(fma(s[r][q / 2][2 * h + q % 2], affine.factor, affine.offset));
+        value += factor == 0 ? Scalar(0) : factor * of.softplus;
+        weight += factor == 0 ? Scalar(0) : factor * of.sigmoid;
       }
       part[r][h].reference += value;
       part[r][h].sum += weight;

@@ -22,26 +22,6 @@ __global__ void gather_rows(const Word* from, int64_t from_pitch, int64_t from_r
       row >= 0 && row < from_rows ? from[row * from_pitch + k % width] : static_cast<Word>(~uint64_t{0});
 }
 
-template <class Scalar>
-__global__ void join_rankings(const void* parts, int count, const void* terms, int64_t rows, int64_t candidates,
-                              DotRanking out) {
-  const int64_t row = global_thread();
-  if (row >= rows) return;
-  RankingPart<double> total{kLowestReference, 0, 0, 0};
-  for (int k = 0; k < count; k++) {
-    const RankingPart<Scalar> part = static_cast<const RankingPart<Scalar>*>(parts)[k * rows + row];
-    if (part.sum == 0)
-      total.above += part.above;
-    else
-      total = RankingPart<double>::merged(total, {part.reference, part.sum, part.moment, part.above});
-  }
-  const double lse = log2_value({total.reference, total.sum});
-  const Scalar threshold = static_cast<const Term<Scalar>*>(terms)[row].positive;
-  out.negative_lse[row] = lse * kLn2;
-  out.entropy[row] = total.sum == 0 ? -kInfinity : (log2(total.sum) - total.moment / total.sum) * kLn2;
-  out.rank[row] = threshold == threshold ? total.above : candidates;
-}
-
 // Elements from one row to the next, so that rows are 16-byte aligned.
 int64_t aligned_pitch(const DeviceDotProblem& p) {
   const int64_t size = element_bytes(p.dtype);
@@ -122,7 +102,7 @@ cudaError_t ranking(const DeviceDotProblem& p, const Features& external_positive
     });
     queue.run([&] { return launch<T>(ranking_walk<T>, plan.rows(), plan.splits.count, 1, stream); });
     queue.each(p.n(), join_rankings<typename T::Scalar>, static_cast<const void*>(plan.parts),
-               plan.splits.count * plan.shape.parts, static_cast<const void*>(plan.terms), p.n(), p.m(), out);
+               plan.splits.count * plan.shape.parts, p.n(), out);
   });
   return queue.error;
 }

@@ -2,32 +2,9 @@
 // scores of the positives are known by the same products: equal vectors are exactly ties.
 #pragma once
 #include "pairwise_forward.cuh"
+#include "ranking_part.cuh"
 
 namespace mi::cuda {
-
-// Of a row, E = 2^(s + v - reference): sum of E, moment of E (s + v - reference), and how many scores are not below the
-// positive's.
-template <class Scalar>
-struct RankingPart {
-  Scalar reference, sum, moment;
-  int64_t above;
-
-  __device__ __forceinline__ void raise(Scalar to) {
-    const Scalar rise = to - reference, factor = exp2_of(-rise);
-    moment = sum == 0 ? Scalar(0) : factor * (moment - rise * sum);
-    sum *= factor;
-    reference = to;
-  }
-  static __device__ __forceinline__ RankingPart merged(RankingPart a, RankingPart b) {
-    const Scalar high = fmax(a.reference, b.reference);
-    a.raise(high), b.raise(high);
-    return {high, a.sum + b.sum, a.moment + b.moment, a.above + b.above};
-  }
-  __device__ __forceinline__ RankingPart shuffled(int mask) const {
-    return {__shfl_xor_sync(~0u, reference, mask), __shfl_xor_sync(~0u, sum, mask), __shfl_xor_sync(~0u, moment, mask),
-            __shfl_xor_sync(~0u, above, mask)};
-  }
-};
 
 // Owner: queries, whose terms' `positive` is the score that a negative has to reach.
 struct RankingParams {
@@ -39,13 +16,7 @@ struct RankingParams {
 template <class T>
 struct RowRanking {
   using Scalar = typename T::Scalar;
-  static constexpr Scalar kLowest = -4 * std::numeric_limits<Scalar>::max_exponent;  // there E is 0: no 0 * inf
   RankingPart<Scalar> part[2 * T::kRowBlocks];
-
-  __device__ RowRanking() {
-#pragma unroll
-    for (auto& row : part) row = {-kHighest<T>, 0, 0, 0};
-  }
 
   // Scores are factor * s.
   __device__ __forceinline__ void push(Tile<T>& s, Scalar factor, const Walk& walk, const Ring<T>& ring,
@@ -76,11 +47,7 @@ struct RowRanking {
                                                           Scalar raised) {
     row.raise(raised);
 #pragma unroll
-    for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
-      const Scalar below = s[k / 2][q / 2][2 * (k % 2) + q % 2] - raised, e = exp2_of(below);
-      row.sum += e;
-      row.moment += e * fmax(below, kLowest);
-    }
+    for (int q = 0; q < 2 * T::kColumnBlocks; q++) row.add(s[k / 2][q / 2][2 * (k % 2) + q % 2] - raised);
   }
 };
 
@@ -111,15 +78,18 @@ __global__ void __launch_bounds__(kThreads) ranking_walk(const __grid_constant__
     }
     ranking.push(s, factor, p.walk, ring, place, tile);
   }
-  auto* parts = static_cast<RankingPart<Scalar>*>(p.parts) +
-                (blockIdx.y * T::kWarpsAcross + place.column / T::kWarpColumns) * p.walk.owner.rows;
+  const auto* terms = static_cast<const Term<Scalar>*>(p.walk.owner.terms);
+  const int64_t number = blockIdx.y * T::kWarpsAcross + place.column / T::kWarpColumns;
+  auto* parts = static_cast<RankingPart<Scalar>*>(p.parts) + number * p.walk.owner.rows;
 #pragma unroll
   for (int k = 0; k < 2 * T::kRowBlocks; k++) {
     RankingPart<Scalar> part = ranking.part[k];
     part = RankingPart<Scalar>::merged(part, part.shuffled(1));
     part = RankingPart<Scalar>::merged(part, part.shuffled(2));
     const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
-    if (place.t == 0 && row < p.walk.owner.rows) parts[row] = part;
+    if (place.t > 0 || row >= p.walk.owner.rows) continue;
+    if (terms[row].positive != terms[row].positive) part.above = number == 0 ? p.walk.streamed.rows : 0;
+    parts[row] = part;
   }
 }
 
@@ -129,7 +99,7 @@ struct PositivesParams {
   void* terms = nullptr;       // Term<Scalar> [owner rows]
 };
 
-// The diagonal of the scores alone. No score at -inf reaches a positive: thresholds are finite at least.
+// The diagonal of the scores alone.
 template <class T>
 __global__ void __launch_bounds__(kThreads) ranking_positives(const __grid_constant__ PositivesParams p) {
   using Scalar = typename T::Scalar;
@@ -161,7 +131,7 @@ __global__ void __launch_bounds__(kThreads) ranking_positives(const __grid_const
         if (row >= p.walk.owner.rows) continue;
         const Scalar product = s[k / 2][q / 2][2 * (k % 2) + q % 2], score = product * scores.affine.factor;
         if (p.positive) p.positive[row] = static_cast<double>(product) * *p.walk.scale;
-        static_cast<Term<Scalar>*>(p.terms)[row] = {0, 0, score < -kHighest<T> ? -kHighest<T> : score, 0};
+        static_cast<Term<Scalar>*>(p.terms)[row] = {0, 0, rank_threshold(score), 0};
       }
     }
   }

@@ -73,6 +73,21 @@ inline Tensor rows_contiguous(const Tensor& t) {
   return usable && (t.size(0) <= 1 || t.stride(0) >= t.size(1)) ? t : torch::stable::contiguous(t);
 }
 
+// A matrix of rows, or a vector as its only row.
+inline Features features_of(const Tensor& t) {
+  const bool matrix = t.dim() == 2;
+  const int64_t rows = matrix ? t.size(0) : 1, columns = matrix ? t.size(1) : t.size(0);
+  return {t.const_data_ptr(), rows, rows > 1 ? t.stride(0) : columns};
+}
+
+// Vectors beside those of x, one for each.
+inline Tensor rows_like(const char* op, const char* name, const Tensor& t, const Tensor& x) {
+  check(t.dim() == 2 && t.size(0) == x.size(0) && t.size(1) == x.size(1) && t.scalar_type() == x.scalar_type(), op,
+        name, " must have the dtype and the shape of x, ", shape_of(x), ", but has shape ", shape_of(t));
+  check_device(op, name, t, x);
+  return rows_contiguous(t);
+}
+
 inline double scalar_value(const char* op, const char* name, const Tensor& t) {
   check(t.dim() == 0 && t.is_cpu() && t.scalar_type() == ScalarType::Double, op, name,
         " must be a 0-dim float64 tensor");

@@ -31,8 +31,7 @@ DotArgumentsOf<Problem> described_arguments(const char* op, const Tensor& x, con
   check(x_label.has_value() == y_label.has_value(), op, "x_label and y_label come together");
   DotArgumentsOf<Problem> a{{}, rows_contiguous(x), rows_contiguous(y), target, x_label, y_label, candidate_log_weight};
   Problem& p = a.problem;
-  p.queries = {a.x.const_data_ptr(), a.x.size(0), a.x.size(0) > 1 ? a.x.stride(0) : a.x.size(1)};
-  p.candidates = {a.y.const_data_ptr(), a.y.size(0), a.y.size(0) > 1 ? a.y.stride(0) : a.y.size(1)};
+  p.queries = features_of(a.x), p.candidates = features_of(a.y);
   p.dim = x.size(1);
   check(p.dim > 0, op, "x and y need at least one feature, but d = 0");
   p.dtype = dtype_of(op, "x", x);

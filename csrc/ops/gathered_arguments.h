@@ -30,7 +30,7 @@ void take_bank(const char* op, GatheredArgumentsOf<Problem>& a, const Tensor& x,
   p.negatives = index.size(1);
   static const int64_t no_index = 0;  // an empty tensor has no data, but is an index all the same
   p.index = index.numel() > 0 ? static_cast<const int64_t*>(a.index->const_data_ptr()) : &no_index;
-  p.candidates = {a.y.const_data_ptr(), a.y.size(0), a.y.size(0) > 1 ? a.y.stride(0) : a.y.size(1)};
+  p.candidates = features_of(a.y);
 }
 
 template <class Problem>
@@ -53,7 +53,7 @@ GatheredArgumentsOf<Problem> described_gathered(const char* op, const Tensor& x,
   check_device(op, "y", y, x);
   GatheredArgumentsOf<Problem> a{{}, rows_contiguous(x), y, index};
   Problem& p = a.problem;
-  p.queries = {a.x.const_data_ptr(), a.x.size(0), a.x.size(0) > 1 ? a.x.stride(0) : a.x.size(1)};
+  p.queries = features_of(a.x);
   p.dim = x.size(1);
   p.dtype = dtype_of(op, "x", x);
   if (index)

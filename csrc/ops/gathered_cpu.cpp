@@ -58,27 +58,13 @@ struct Cpu {
   static void softplus_sum(const GatheredArguments& a, double* value, const DotGradients& gradients) {
     cpu_kernels().gathered.softplus_sum(a.problem, value, gradients);
   }
+
+  static void ranking(const GatheredArguments& a, const Features& positives, const DotRanking& ranking) {
+    cpu_kernels().gathered.ranking(a.problem, positives, ranking);
+  }
 };
 
-std::tuple<Tensor, Tensor, Tensor> gathered_ranking(Tensor x, Tensor y, OptionalTensor index, Tensor scale,
-                                                    Tensor positive) {
-  const GatheredArguments a = gathered_arguments("gathered_ranking", x, y, index, scale);
-  const int64_t n = x.size(0), d = x.size(1);
-  check(positive.dim() == 2 && positive.size(0) == n && positive.size(1) == d &&
-            positive.scalar_type() == x.scalar_type(),
-        "gathered_ranking", "positive must have the dtype and the shape of x, ", shape_of(x), ", but has shape ",
-        shape_of(positive));
-  positive = rows_contiguous(positive);
-  const Tensor negative_lse = new_doubles(x, {n}), entropy = new_doubles(x, {n}), rank = new_integers(x, {n});
-  cpu_kernels().gathered.ranking(a.problem, {positive.const_data_ptr(), n, n > 1 ? positive.stride(0) : d},
-                                 {nullptr, doubles(negative_lse), doubles(entropy), integers(rank)});
-  return {negative_lse, entropy, rank};
-}
-
-STABLE_TORCH_LIBRARY_IMPL(mi_ext, CPU, library) {
-  GatheredOperators<Cpu>::implement(library);
-  library.impl("gathered_ranking", TORCH_BOX(&gathered_ranking));
-}
+STABLE_TORCH_LIBRARY_IMPL(mi_ext, CPU, library) { GatheredOperators<Cpu>::implement(library); }
 
 }  // namespace
 }  // namespace mi

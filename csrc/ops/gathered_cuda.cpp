@@ -78,6 +78,12 @@ struct Cuda {
     candidate_gradient(a, {scores.const_data_ptr()}, gradients.candidates);
   }
 
+  static void ranking(const Arguments& a, const Features& positives, const DotRanking& ranking) {
+    enqueue(a.op, a.x, cuda::gathered_ranking_workspace(a.problem), [&](void* workspace, cudaStream_t stream) {
+      return cuda::gathered_ranking(a.problem, positives, ranking, workspace, stream);
+    });
+  }
+
  private:
   template <class Walk>
   static void walk(const Arguments& a, bool query_gradient, const Walk& walk) {

@@ -1,7 +1,7 @@
 // The gathered operators, once for all backends: check, allocate, describe, call the walk. A backend offers
 //   Arguments                                          what keeps the tensors of a call and its problem
 //   arguments(op, x, y, index, scale, bias)
-//   log_sum_exp, fused, gradient, softplus_sum         the walks
+//   log_sum_exp, fused, gradient, softplus_sum, ranking     the walks
 #pragma once
 #include <torch/csrc/stable/library.h>
 
@@ -71,12 +71,24 @@ struct GatheredOperators {
     return {value, dx, dy, dscale, dbias};
   }
 
+  static std::tuple<Tensor, Tensor, Tensor> ranking(Tensor x, Tensor y, OptionalTensor index, Tensor scale,
+                                                    Tensor positive) {
+    const char* op = "gathered_ranking";
+    const auto a = Backend::arguments(op, x, y, index, scale, {});
+    positive = rows_like(op, "positive", positive, x);
+    const int64_t n = x.size(0);
+    const Tensor negative_lse = new_doubles(x, {n}), entropy = new_doubles(x, {n}), rank = new_integers(x, {n});
+    Backend::ranking(a, features_of(positive), {nullptr, doubles(negative_lse), doubles(entropy), integers(rank)});
+    return {negative_lse, entropy, rank};
+  }
+
   static void implement(torch::stable::detail::StableLibrary& library) {
     library.impl("gathered_lse", TORCH_BOX(&GatheredOperators::lse));
     library.impl("gathered_clipped_lse", TORCH_BOX(&GatheredOperators::clipped_lse));
     library.impl("gathered_fused", TORCH_BOX(&GatheredOperators::fused));
     library.impl("gathered_gradient", TORCH_BOX(&GatheredOperators::gradient));
     library.impl("gathered_softplus_sum", TORCH_BOX(&GatheredOperators::softplus_sum));
+    library.impl("gathered_ranking", TORCH_BOX(&GatheredOperators::ranking));
   }
 
  private:

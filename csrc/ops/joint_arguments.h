@@ -13,12 +13,6 @@ struct JointArgumentsOf {
   OptionalTensor target = {}, x_label = {}, y_label = {}, candidate_log_weight = {};
 };
 
-inline Features features_of(const Tensor& t) {
-  const bool matrix = t.dim() == 2;
-  const int64_t rows = matrix ? t.size(0) : 1, columns = matrix ? t.size(1) : t.size(0);
-  return {t.const_data_ptr(), rows, rows > 1 ? t.stride(0) : columns};
-}
-
 template <class Problem>
 void set_joint_weights(const char* op, JointArgumentsOf<Problem>& arguments) {
   Problem& p = arguments.problem;

@@ -36,6 +36,10 @@ struct Cpu {
     cpu_kernels().joint.softplus_sum(a.problem, value, gradients, bias_gradient);
   }
 
+  static void ranking(const Arguments& a, const DotRanking& ranking) {
+    cpu_kernels().joint.ranking(a.problem, ranking);
+  }
+
   static void matrix(const Arguments& a, void* scores) { cpu_kernels().joint.matrix(a.problem, scores); }
 
   static void matrix_gradient(const Arguments& a, const void* upstream, const JointGradients& gradients) {
@@ -43,26 +47,7 @@ struct Cpu {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> joint_ranking(Tensor a, Tensor b, OptionalTensor inner_weight,
-                                                         OptionalTensor inner_bias, Tensor last_weight,
-                                                         OptionalTensor target, OptionalTensor x_label,
-                                                         OptionalTensor y_label, OptionalTensor candidate_log_weight) {
-  const Cpu::Arguments tensors{{},         a,      b,       last_weight, inner_weight,
-                               inner_bias, target, x_label, y_label,     candidate_log_weight};
-  const Cpu::Arguments arguments = Cpu::arguments("joint_ranking", tensors, {});
-  check(target.has_value(), "joint_ranking", "target is needed: the column of each row's positive");
-  const int64_t n = a.size(0);
-  const Tensor positive = new_doubles(a, {n}), negative_lse = new_doubles(a, {n}), entropy = new_doubles(a, {n});
-  const Tensor rank = new_integers(a, {n});
-  cpu_kernels().joint.ranking(arguments.problem,
-                              {doubles(positive), doubles(negative_lse), doubles(entropy), integers(rank)});
-  return {positive, negative_lse, entropy, rank};
-}
-
-STABLE_TORCH_LIBRARY_IMPL(mi_ext, CPU, library) {
-  JointOperators<Cpu>::implement(library);
-  library.impl("joint_ranking", TORCH_BOX(&joint_ranking));
-}
+STABLE_TORCH_LIBRARY_IMPL(mi_ext, CPU, library) { JointOperators<Cpu>::implement(library); }
 
 }  // namespace
 }  // namespace mi

@@ -56,6 +56,12 @@ struct Cuda {
             });
   }
 
+  static void ranking(const Arguments& a, const DotRanking& ranking) {
+    enqueue(a.op, a.a, cuda::joint_ranking_workspace(a.problem), [&](void* workspace, cudaStream_t stream) {
+      return cuda::joint_ranking(a.problem, ranking, workspace, stream);
+    });
+  }
+
   static void matrix(const Arguments& a, void* scores) {
     enqueue(a.op, a.a, cuda::joint_matrix_workspace(a.problem), [&](void* workspace, cudaStream_t stream) {
       return cuda::joint_matrix(a.problem, scores, workspace, stream);

@@ -1,7 +1,7 @@
 // The joint operators, once for all backends: check, allocate, describe, call the walk. A backend offers
 //   Problem, Arguments                        a problem, and what keeps the tensors of a call and its problem
 //   arguments(op, tensors, bias)
-//   statistics, fused, gradient, softplus_sum, matrix, matrix_gradient     the walks
+//   statistics, fused, gradient, softplus_sum, ranking, matrix, matrix_gradient     the walks
 #pragma once
 #include <torch/csrc/stable/library.h>
 
@@ -119,6 +119,22 @@ struct JointOperators {
     return {value, g.a, g.b, g.inner_weight, g.inner_bias, g.last_weight, dbias};
   }
 
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> ranking(Tensor a, Tensor b, OptionalTensor inner_weight,
+                                                            OptionalTensor inner_bias, Tensor last_weight,
+                                                            OptionalTensor target, OptionalTensor x_label,
+                                                            OptionalTensor y_label,
+                                                            OptionalTensor candidate_log_weight) {
+    const Tensors tensors{{},         a,      b,       last_weight, inner_weight,
+                          inner_bias, target, x_label, y_label,     candidate_log_weight};
+    const auto arguments = Backend::arguments("joint_ranking", tensors, {});
+    check(target.has_value(), "joint_ranking", "target is needed: the column of each row's positive");
+    const int64_t n = a.size(0);
+    const Tensor positive = new_doubles(a, {n}), negative_lse = new_doubles(a, {n}), entropy = new_doubles(a, {n});
+    const Tensor rank = new_integers(a, {n});
+    Backend::ranking(arguments, {doubles(positive), doubles(negative_lse), doubles(entropy), integers(rank)});
+    return {positive, negative_lse, entropy, rank};
+  }
+
   static Tensor matrix(Tensor a, Tensor b, OptionalTensor inner_weight, OptionalTensor inner_bias, Tensor last_weight) {
     const auto arguments =
         Backend::arguments("joint_matrix", Tensors{{}, a, b, last_weight, inner_weight, inner_bias}, {});
@@ -151,6 +167,7 @@ struct JointOperators {
     library.impl("joint_fused", TORCH_BOX(&JointOperators::fused));
     library.impl("joint_gradient", TORCH_BOX(&JointOperators::gradient));
     library.impl("joint_softplus_sum", TORCH_BOX(&JointOperators::softplus_sum));
+    library.impl("joint_ranking", TORCH_BOX(&JointOperators::ranking));
     library.impl("joint_matrix", TORCH_BOX(&JointOperators::matrix));
     library.impl("joint_matrix_gradient", TORCH_BOX(&JointOperators::matrix_gradient));
   }

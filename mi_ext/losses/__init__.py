@@ -10,8 +10,7 @@ divides embeddings by their length first: scores are cosines over T. Results are
                    positive, and embeddings that are all alike rank last
     top1, top5     share of rows with rank < 1, rank < 5: accuracy of the positive among its candidates
     effective_negatives  [n]: e^H, H the entropy of softmax(score) over a row's negatives: how many carry the gradient
-The last four take a second walk over the scores; like the loss it holds no matrix of them. On a GPU, where gathered
-scores have no kernel for ranks yet, `CRD` and `KPair` with own negatives leave them out.
+The last four take a second walk over the scores; like the loss it holds no matrix of them.
 Errors are those of `DotScores`: TypeError or ValueError naming the argument; a loss of no queries is a ValueError.
 """
 

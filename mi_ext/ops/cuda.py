@@ -1,4 +1,4 @@
-"""Operators on CUDA tensors: the precision of their products, and what is said where a kernel is missing."""
+"""Operators on CUDA tensors: the precision of their products, and what is said where there are no kernels for them."""
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def _torch_uses_tf32() -> bool:
 
 
 def explain_missing_kernels() -> None:
-    """Each operator without a kernel for CUDA tensors gets one that says why there is none."""
+    """In a build without kernels for CUDA tensors each operator gets one that says why there is none."""
     for operator in torch._C._dispatch_get_registrations_for_dispatch_key("CPU"):
         if operator.startswith("mi_ext::") and not torch._C._dispatch_has_kernel_for_dispatch_key(operator, "CUDA"):
             torch.library.impl(operator, "cuda", _raiser(operator))
@@ -31,11 +31,8 @@ def explain_missing_kernels() -> None:
 
 def _raiser(operator: str):
     def raise_missing(*arguments, **options):
-        version = _C.build_info()["cuda"]
-        if version.startswith("no"):
-            why = f"this mi_ext has no kernels for GPUs: it was {version.removeprefix('no, ')}; {_INSTALL}"
-        else:
-            why = "this operator has a kernel for the CPU only"
+        built = _C.build_info()["cuda"].removeprefix("no, ")
+        why = f"this mi_ext has no kernels for GPUs: it was {built}; {_INSTALL}"
         raise RuntimeError(f"{operator}: got tensors on a CUDA device, but {why}. Tensors moved by .cpu() will do")
 
     return raise_missing

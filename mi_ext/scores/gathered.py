@@ -75,9 +75,7 @@ class GatheredScores(Scores):
         negative_lse = ops.gathered_negative_lse(self.x, self.y, self.index, self.scale)
         return self._positive(), negative_lse + self.bias, None
 
-    def _compute_ranking(self) -> Ranking | None:
-        if not self.x.is_cpu:
-            return None  # no kernel on a GPU yet
+    def _compute_ranking(self) -> Ranking:
         vectors = self._positive_vectors.to(self.x.dtype)
         negative_lse, *rest = ops.gathered_ranking(self.x, self.y, self.index, self.scale, vectors)
         return self._positive(), negative_lse + self.bias, *rest

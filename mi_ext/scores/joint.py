@@ -104,9 +104,7 @@ class JointScores(SharedColumnScores):
         positive = self._positive_scores() if positive is None else positive + self.bias
         return positive, lse + self.bias, None if column_lse is None else column_lse + self.bias
 
-    def _compute_ranking(self) -> Ranking | None:
-        if not self.a.is_cpu:
-            return None  # no kernel on a GPU yet
+    def _compute_ranking(self) -> Ranking:
         b, exclusions = self.b, self.exclusions.tensors
         if self._positive_b is not None:
             b, exclusions = self._with_positives_as_columns(self._positive_b)

@@ -174,6 +174,11 @@ int bank_gradient(const DeviceGatheredProblem* p, const cuda::PairWeights* weigh
   return cuda::bank_gradient(*p, *weights, *sorted, gradient, workspace, nullptr);
 }
 
+size_t gathered_ranking_workspace(const DeviceGatheredProblem* p) { return cuda::gathered_ranking_workspace(*p); }
+int gathered_ranking(const DeviceGatheredProblem* p, const Features* positives, const DotRanking* r, void* workspace) {
+  return cuda::gathered_ranking(*p, *positives, *r, workspace, nullptr);
+}
+
 size_t joint_statistics_workspace(const DeviceJointProblem* p, const JointStatistics* s) {
   return cuda::joint_statistics_workspace(*p, *s);
 }
@@ -195,6 +200,10 @@ size_t joint_softplus_sum_workspace(const DeviceJointProblem* p, const JointGrad
 int joint_softplus_sum(const DeviceJointProblem* p, double* value, double* bias_gradient, const JointGradients* g,
                        void* workspace) {
   return cuda::joint_softplus_sum(*p, value, bias_gradient, g->last_weight ? g : nullptr, workspace, nullptr);
+}
+size_t joint_ranking_workspace(const DeviceJointProblem* p) { return cuda::joint_ranking_workspace(*p); }
+int joint_ranking(const DeviceJointProblem* p, const DotRanking* r, void* workspace) {
+  return cuda::joint_ranking(*p, *r, workspace, nullptr);
 }
 size_t joint_matrix_workspace(const DeviceJointProblem* p) { return cuda::joint_matrix_workspace(*p); }
 int joint_matrix(const DeviceJointProblem* p, void* scores, void* workspace) {

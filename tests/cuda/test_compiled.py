@@ -42,7 +42,8 @@ def test_two_blocks_fit_on_a_multiprocessor(facts):
 def test_warps_enough_to_wait_for_gathered_rows(facts):
     """4 KiB are on their way to each warp; what a multiprocessor of an H100 has to have on its way is some 20 KiB."""
     walks = [kernel for kernel in facts if "gathered_queries" in kernel]
-    assert len(walks) == 2 * 2 * (4 * 4 + 2)  # weights x (with, without gradient) x (dtypes x widths, and 2 halfwords)
+    kinds = 2 * 2 + 1  # two weights with and without a gradient, and ranks
+    assert len(walks) == kinds * (4 * 4 + 2)  # dtypes x widths, and 2 halfwords
     for kernel in walks:
         of_wide_rows = "Li8E" in kernel
         registers = -(-facts[kernel]["registers"] // 8) * 8 * 32
