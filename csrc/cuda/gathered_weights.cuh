@@ -107,7 +107,7 @@ struct RankedExponentials {
       above += !(s[r] < threshold);
     }
     row.above += above;
-    if (highest > row.reference) row.raise(fmin(highest, row.kHighest));
+    row.raise(fmin(fmax(row.reference, highest), row.kHighest));
 #pragma unroll
     for (const Scalar x : s) row.add(x - row.reference);
   }

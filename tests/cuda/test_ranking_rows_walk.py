@@ -219,6 +219,6 @@ def test_ranking_joint_scores_costs_little_beside_them(walks):
     (scores,), (ranks,), (positives,) = (
         launches_of(walks, kernel) for kernel in ("one_layer_scores", "row_rankings", "one_layer_positives")
     )
-    assert 32 * ranks.warp_instructions <= 60 * n * m and 32 * positives.warp_instructions <= 20 * n * h
+    assert 32 * ranks.warp_instructions <= 62 * n * m and 32 * positives.warp_instructions <= 20 * n * h
     assert ranks.warp_instructions + positives.warp_instructions <= 0.5 * scores.warp_instructions
     assert all(stats.atomics == 0 for stats in walks.launches)
