@@ -90,12 +90,12 @@ struct RankedExponentials {
   static constexpr bool kAreWeights = false;
   RankingPart<Scalar> row;
   Scalar threshold;
-  int negatives;  // of the part
 
   template <class Reader>
   __device__ __forceinline__ void start(Reader& reader) {
     threshold = rank_threshold(reader.read_positive());
-    negatives = static_cast<int>(reader.last - reader.first);
+    // Of a NaN all negatives of the part count, once.
+    if (threshold != threshold && reader.team == 0) row.above = reader.last - reader.first;
   }
   template <int kRows, class Rows>
   __device__ __forceinline__ void weigh(const Scalar (&s)[kRows], Rows&) {
@@ -106,15 +106,15 @@ struct RankedExponentials {
       highest = fmax(highest, s[r]);
       above += !(s[r] < threshold);
     }
-    row.above += above;
-    row.raise(fmin(fmax(row.reference, highest), row.kHighest));
+    row.above += threshold == threshold ? above : 0;
+    const Scalar raised = fmin(fmax(row.reference, highest), row.kHighest);
+    if (__any_sync(~0u, raised > row.reference)) row.raise(raised);
 #pragma unroll
     for (const Scalar x : s) row.add(x - row.reference);
   }
   template <class Rows>
   __device__ __forceinline__ void join_teams(int lanes, Rows&) {
     for (int mask = lanes; mask < 32; mask *= 2) row = RankingPart<Scalar>::merged(row, row.shuffled(mask));
-    if (threshold != threshold) row.above = negatives;
   }
   __device__ __forceinline__ RankingPart<Scalar> part() const { return row; }
 };

@@ -45,9 +45,9 @@ def test_warps_enough_to_wait_for_gathered_rows(facts):
     kinds = 2 * 2 + 1  # two weights with and without a gradient, and ranks
     assert len(walks) == kinds * (4 * 4 + 2)  # dtypes x widths, and 2 halfwords
     for kernel in walks:
-        of_wide_rows = "Li8E" in kernel
+        fewest = 8 if "Li8E" in kernel else 14 if "RankedExponentialsId" in kernel else 16  # wide rows; float64
         registers = -(-facts[kernel]["registers"] // 8) * 8 * 32
-        assert REGISTERS // registers >= (8 if of_wide_rows else 16), f"{kernel}: {facts[kernel]}"
+        assert REGISTERS // registers >= fewest, f"{kernel}: {facts[kernel]}"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
