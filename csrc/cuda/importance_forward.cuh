@@ -82,19 +82,8 @@ __global__ void __launch_bounds__(kThreads) importance_forward(const __grid_cons
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, true);
   const QueryPairs<T, true> pairs(scores, p.second_scale);
-  const int lane = threadIdx.x % 32;
-  const uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane);
-  const uint32_t columns = place.column * kRowBytes + T::Math::columns_offset(lane);
   RowPartitions<T> partitions;
-  const int last_tile = ring.last_tile();
-  int tile = ring.tile;
-  ring.start();
-  for (; tile < last_tile; tile++) {
-    Tile<T> s = {};
-    for (int c = 0; c < ring.l.chunks; c++) {
-      ring.advance();
-      multiply_chunk<T>(s, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, p.walk.exact);
-    }
+  walk_tiles(ring, place, [&](Tile<T>& s, int tile) {
     Scalar first = pairs.factor[0], second = pairs.factor[1];
     if (scores.special(tile) || scores.any_target(tile)) {
       pairs.finish(s, tile, p.positive, p.second_scale);
@@ -104,7 +93,7 @@ __global__ void __launch_bounds__(kThreads) importance_forward(const __grid_cons
       partitions.template push<true>(s, pairs, first, second, tile);
     else
       partitions.template push<false>(s, pairs, first, second, tile);
-  }
+  });
   partitions.write(p, pairs);
 }
 

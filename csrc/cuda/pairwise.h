@@ -9,7 +9,7 @@ namespace mi::cuda {
 
 struct TileShape {
   int rows = 0, columns = 0;
-  int parts = 1;  // of each row in a block of threads
+  int parts = 1, column_parts = 1;  // of each row, and each column, in a block of threads
 };
 
 struct PairwiseKernels {
@@ -17,6 +17,7 @@ struct PairwiseKernels {
   int weight_shift;  // weights reach up to 2^weight_shift: float16 would flush small ones to zero
   TileShape forward_shape, softplus_shape, gradient_shape;
   cudaError_t (*log_sum_exp)(const ForwardParams&, int splits, cudaStream_t);
+  cudaError_t (*two_sided)(const TwoSidedParams&, int slots, int splits, cudaStream_t);
   cudaError_t (*softplus)(const ForwardParams&, int splits, cudaStream_t);
   cudaError_t (*gradient)(Weights, const GradientParams&, int splits, cudaStream_t);
 };

@@ -100,29 +100,28 @@ __device__ __forceinline__ RowPart<Scalar> shuffled(RowPart<Scalar> a, int mask)
   return {__shfl_xor_sync(~0u, a.reference, mask), __shfl_xor_sync(~0u, a.sum, mask)};
 }
 
+// Whether this block of threads has a row to see to.
+template <class T>
+__device__ bool has_undecided(const ForwardParams& p) {
+  if (!p.undecided) return true;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * T::kRows;
+  for (int row = 0; row < T::kRows && first + row < p.walk.owner.rows; row += kRowsDecided)
+    if (p.undecided[(first + row) / kRowsDecided]) return true;
+  return false;
+}
+
 template <class T, bool kSoftplus>
 __global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_constant__ ForwardParams p) {
   using Scalar = typename T::Scalar;
   using Sums = std::conditional_t<kSoftplus, RowSoftplus<T>, RowLogSumExp<T>>;
   extern __shared__ __align__(1024) unsigned char shared[];
+  if (!has_undecided<T>(p)) return;
   Ring<T> ring(p.walk, shared);
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, kSoftplus);
-  const int lane = threadIdx.x % 32;
-  const uint32_t rows = opaque(place.row * kRowBytes + T::Math::rows_offset(lane));
-  const uint32_t columns = opaque(place.column * kRowBytes + T::Math::columns_offset(lane));
   Sums sums;
-  const int last_tile = ring.last_tile();
-  int tile = ring.tile;
-  ring.start();
-  for (; tile < last_tile; tile++) {
-    Tile<T> s = {};
-    multiply_tile<T>(s, ring, rows, columns);
-    Affine<Scalar> affine = scores.affine;
-    if (scores.special(tile) || scores.any_target(tile)) {
-      scores.finish(s, tile, p.positive);
-      affine = {1, 0};
-    }
+  walk_tiles(ring, place, [&](Tile<T>& s, int tile) {
+    const Affine<Scalar> affine = scores.finish_special(s, tile, p.positive);
     if constexpr (kSoftplus) {
       Scalar u[T::kColumnBlocks][2];
 #pragma unroll
@@ -134,17 +133,12 @@ __global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_consta
     } else {
       sums.push(s, affine.factor);
     }
-  }
-  RowPart<Scalar>* parts = static_cast<RowPart<Scalar>*>(p.parts) +
-                           (blockIdx.y * T::kWarpsAcross + place.column / T::kWarpColumns) * p.walk.owner.rows;
-#pragma unroll
-  for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+  });
+  write_rows<RowPart<Scalar>>(ring, place, p.parts, [&](int k) {
     RowPart<Scalar> part = sums.part[k / 2][k % 2];
     part = Sums::merged(part, shuffled(part, 1));
-    part = Sums::merged(part, shuffled(part, 2));
-    const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
-    if (place.t == 0 && row < p.walk.owner.rows) parts[row] = part;
-  }
+    return Sums::merged(part, shuffled(part, 2));
+  });
 }
 
 }  // namespace mi::cuda

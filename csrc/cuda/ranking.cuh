@@ -58,39 +58,19 @@ __global__ void __launch_bounds__(kThreads) ranking_walk(const __grid_constant__
   Ring<T> ring(p.walk, shared);
   const Place<T> place;
   const Scores<T> scores(p.unweighted, ring, place, true);
-  const int lane = threadIdx.x % 32;
-  const uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane);
-  const uint32_t columns = place.column * kRowBytes + T::Math::columns_offset(lane);
   RowRanking<T> ranking;
-  const int last_tile = ring.last_tile();
-  int tile = ring.tile;
-  ring.start();
-  for (; tile < last_tile; tile++) {
-    Tile<T> s = {};
-    for (int c = 0; c < ring.l.chunks; c++) {
-      ring.advance();
-      multiply_chunk<T>(s, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, p.walk.exact);
-    }
-    Scalar factor = scores.affine.factor;
-    if (scores.special(tile) || scores.any_target(tile)) {
-      scores.finish(s, tile, nullptr);
-      factor = 1;
-    }
-    ranking.push(s, factor, p.walk, ring, place, tile);
-  }
-  const auto* terms = static_cast<const Term<Scalar>*>(p.walk.owner.terms);
-  const int64_t number = blockIdx.y * T::kWarpsAcross + place.column / T::kWarpColumns;
-  auto* parts = static_cast<RankingPart<Scalar>*>(p.parts) + number * p.walk.owner.rows;
-#pragma unroll
-  for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+  walk_tiles(ring, place, [&](Tile<T>& s, int tile) {
+    ranking.push(s, scores.finish_special(s, tile, nullptr).factor, p.walk, ring, place, tile);
+  });
+  const bool first = blockIdx.y == 0 && place.column < T::kWarpColumns;
+  write_rows<RankingPart<Scalar>>(ring, place, p.parts, [&](int k) {
     RankingPart<Scalar> part = ranking.part[k];
     part = RankingPart<Scalar>::merged(part, part.shuffled(1));
     part = RankingPart<Scalar>::merged(part, part.shuffled(2));
-    const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
-    if (place.t > 0 || row >= p.walk.owner.rows) continue;
-    if (terms[row].positive != terms[row].positive) part.above = number == 0 ? p.walk.streamed.rows : 0;
-    parts[row] = part;
-  }
+    const Scalar positive = ring.owner().term[place.row + place.row_of(k / 2, k % 2)].positive;
+    if (positive != positive) part.above = first ? p.walk.streamed.rows : 0;
+    return part;
+  });
 }
 
 struct PositivesParams {
@@ -108,20 +88,10 @@ __global__ void __launch_bounds__(kThreads) ranking_positives(const __grid_const
   Ring<T> ring(p.walk, shared);
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, true);
-  const int lane = threadIdx.x % 32;
-  const uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane);
-  const uint32_t columns = place.column * kRowBytes + T::Math::columns_offset(lane);
   constexpr int kTiles = T::kRows / T::kColumns;
-  int tile = blockIdx.x * kTiles;
-  const int last_tile = min(ring.last_tile(), tile + kTiles);
-  ring.tile = tile;
-  ring.start();
-  for (; tile < last_tile; tile++) {
-    Tile<T> s = {};
-    for (int c = 0; c < ring.l.chunks; c++) {
-      ring.advance();
-      multiply_chunk<T>(s, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, p.walk.exact);
-    }
+  ring.tile = blockIdx.x * kTiles;
+  ring.end = min(ring.end, ring.tile + kTiles);
+  walk_tiles(ring, place, [&](Tile<T>& s, int tile) {
 #pragma unroll
     for (int k = 0; k < 2 * T::kRowBlocks; k++) {
       const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
@@ -134,8 +104,7 @@ __global__ void __launch_bounds__(kThreads) ranking_positives(const __grid_const
         static_cast<Term<Scalar>*>(p.terms)[row] = {0, 0, rank_threshold(score), 0};
       }
     }
-  }
-  await_copies<0>();
+  });
 }
 
 }  // namespace mi::cuda

@@ -76,6 +76,13 @@ struct Scores {
   // Whether a tile needs `finish`, for another reason than a target.
   __device__ __forceinline__ bool special(int tile) const { return tile >= plain_tiles; }
 
+  // What makes scores of a tile of products: `affine`, or nothing more where they needed `finish`.
+  __device__ __forceinline__ Affine<Scalar> finish_special(Tile<T>& s, int tile, double* positive) const {
+    if (!special(tile) && !any_target(tile)) return affine;
+    finish(s, tile, positive);
+    return {1, 0};
+  }
+
   // The target relative to the warp's tile, out of reach where there is none.
   __device__ __forceinline__ int owner_target(int tile, int r, int h) const { return owner_target(tile, r, h, place); }
   __device__ __forceinline__ int streamed_target(int tile, int c, int e) const {
@@ -127,5 +134,35 @@ struct Scores {
     }
   }
 };
+
+// Calls visit(s, tile) with the products of every tile of a block of rows.
+template <class T, class Visit>
+__device__ __forceinline__ void walk_tiles(Ring<T>& ring, const Place<T>& place, Visit&& visit) {
+  const int lane = threadIdx.x % 32;
+  uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane);
+  uint32_t columns = place.column * kRowBytes + T::Math::columns_offset(lane);
+  if (T::kChunks > 0) rows = opaque(rows), columns = opaque(columns);
+  const int last_tile = ring.last_tile();
+  int tile = ring.tile;
+  ring.start();
+  for (; tile < last_tile; tile++) {
+    Tile<T> s = {};
+    multiply_tile<T>(s, ring, rows, columns);
+    visit(s, tile);
+  }
+}
+
+// Writes part_of(k), which the four threads of a row agree upon, to parts [splits][warps across][owner rows].
+template <class Part, class T, class PartOf>
+__device__ __forceinline__ void write_rows(const Ring<T>& ring, const Place<T>& place, void* parts, PartOf&& part_of) {
+  const int64_t rows = ring.walk.owner.rows;
+  Part* const to = static_cast<Part*>(parts) + (blockIdx.y * T::kWarpsAcross + place.column / T::kWarpColumns) * rows;
+#pragma unroll
+  for (int k = 0; k < 2 * T::kRowBlocks; k++) {
+    const Part part = part_of(k);
+    const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
+    if (place.t == 0 && row < rows) to[row] = part;
+  }
+}
 
 }  // namespace mi::cuda

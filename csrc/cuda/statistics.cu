@@ -1,20 +1,22 @@
-// Log-sum-exps of rows and columns: two walks, the queries owning the first and the candidates the second.
+// Log-sum-exps of rows, or of rows and columns.
 #include <optional>
 
 #include "kernels.h"
-#include "row_walk.cuh"
+#include "two_sided_walk.cuh"
 
 namespace mi::cuda {
 namespace {
 
 struct Plan {
   Sides sides;
-  RowWalk rows;
-  std::optional<RowWalk> columns;
+  std::optional<RowWalk> rows;
+  std::optional<TwoSidedWalk> both;
 
-  Plan(const DeviceDotProblem& p, const DotStatistics& s, Arena& arena)
-      : sides(p, arena), rows(sides, Reduction::kLogSumExp, true, arena) {
-    if (s.column_negative_lse) columns.emplace(sides, Reduction::kLogSumExp, false, arena);
+  Plan(const DeviceDotProblem& p, const DotStatistics& s, Arena& arena) : sides(p, arena) {
+    if (s.column_negative_lse)
+      both.emplace(sides, arena);
+    else
+      rows.emplace(sides, Reduction::kLogSumExp, true, arena);
   }
 };
 
@@ -42,8 +44,10 @@ cudaError_t statistics(const DeviceDotProblem& p, const DotStatistics& s, void* 
   double* positive = p.exclusions.target ? s.positive : nullptr;
   plan.sides.fill(queue);
   clear_positives(queue, positive, p.n());
-  run(queue, plan.rows, s.clip, positive, s.negative_lse);
-  if (plan.columns) run(queue, *plan.columns, s.clip, nullptr, s.column_negative_lse);
+  if (plan.both)
+    plan.both->run(queue, s.clip, positive, s.negative_lse, s.column_negative_lse);
+  else
+    run(queue, *plan.rows, s.clip, positive, s.negative_lse);
   return queue.error;
 }
 

@@ -85,6 +85,7 @@ struct Ring {
   const Walk& walk;
   const Layout l;
   unsigned char* shared;
+  int passed;       // blocks of the owner's rows, of those that a block of threads takes one after the other
   int tile;         // next to bring in
   int step = 0;     // next to bring in within its tile
   uint32_t used;    // slot in use: its address
@@ -94,8 +95,13 @@ struct Ring {
   bool owner_whole;
   uint32_t next;  // where this thread's copies of the first chunk of `tile` begin in the streamed side, in segments
 
-  __device__ Ring(const Walk& walk, unsigned char* shared)
-      : walk(walk), l(walk.row_bytes), shared(shared), tile(blockIdx.y * walk.tiles_per_split), used(slot(1)) {
+  __device__ Ring(const Walk& walk, unsigned char* shared, int passed = 0)
+      : walk(walk),
+        l(walk.row_bytes),
+        shared(shared),
+        passed(passed),
+        tile(blockIdx.y * walk.tiles_per_split),
+        used(slot(1)) {
     const int tiles = static_cast<int>(ceil_div(walk.streamed.rows, T::kColumns));
     end = min(tiles, (blockIdx.y + 1) * walk.tiles_per_split);
     whole_tiles = whole(walk.streamed) ? static_cast<int>(walk.streamed.rows / T::kColumns) : 0;
@@ -111,7 +117,9 @@ struct Ring {
   __device__ __forceinline__ int steps() const {
     return l.held() ? 1 : l.chunks + min(l.chunks - first_value(), T::kValueChunks);
   }
-  static __device__ int64_t first_row() { return static_cast<int64_t>(blockIdx.x) * T::kRows; }
+  __device__ int64_t first_row() const {
+    return static_cast<int64_t>(blockIdx.x + (T::kPasses ? passed : 0)) * T::kRows;
+  }
   static __device__ int64_t first_column(int tile) { return static_cast<int64_t>(tile) * T::kColumns; }
   __device__ Owner& owner() const { return *reinterpret_cast<Owner*>(shared + l.sides()); }
   __device__ Streamed& streamed(int tile) const {
@@ -257,6 +265,7 @@ __device__ __forceinline__ void multiply_tile(typename T::Scalar (&scores)[T::kR
     static_assert(T::kChunks <= T::kResident);
 #pragma unroll
     for (int c = 0; c < T::kChunks; c++) {
+      if (T::kValueChunks == 0) ring.step = (c + 1) % T::kChunks;  // as it is, and known here
       if (!ring.l.held() || c == 0) ring.advance();
       multiply_chunk<T>(scores, ring.owner_chunk(0) + rows, ring.streamed_chunk(0) + columns, ring.walk.exact,
                         c * Ring<T>::kOwnerChunk, ring.l.held() ? c * Ring<T>::kStreamedChunk : 0);

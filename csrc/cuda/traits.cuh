@@ -17,6 +17,7 @@ struct Tiling {
   using Math = Products<Element>;
   using Scalar = typename Math::Scalar;
   static constexpr int kChunks = 0;  // of d: told at run time
+  static constexpr bool kPasses = false;
   static constexpr int kRowBlocks = kRowBlocks_, kColumnBlocks = kColumnBlocks_;
   static constexpr int kWarpsDown = kWarpsDown_, kWarpsAcross = kWarps / kWarpsDown_;
   static constexpr int kResident = kResident_;
@@ -31,6 +32,12 @@ struct Tiling {
 template <class T, int kChunks_>
 struct Chunked : T {
   static constexpr int kChunks = kChunks_;
+};
+
+// The same where a block of threads takes one block of the owner's rows after the other.
+template <class T>
+struct Passing : T {
+  static constexpr bool kPasses = true;
 };
 
 // The numbers of chunks, most asked for, that kernels are compiled for.

@@ -34,6 +34,8 @@ struct Walk {
   bool exact = true;        // float by three products, not one
 };
 
+constexpr int kRowsDecided = 32;  // together whether their log-sum-exps are known
+
 // A row's part of a reduction: 2^reference sum, or a softplus sum and the sum of its derivatives.
 template <class Scalar>
 struct alignas(2 * sizeof(Scalar)) RowPart {
@@ -42,8 +44,17 @@ struct alignas(2 * sizeof(Scalar)) RowPart {
 
 struct ForwardParams {
   Walk walk;
-  double* positive = nullptr;  // [owner rows], where there are targets; may be null
-  void* parts = nullptr;       // RowPart [splits][warps across][owner rows]
+  double* positive = nullptr;      // [owner rows], where there are targets; may be null
+  void* parts = nullptr;           // RowPart [splits][warps across][owner rows]
+  const int* undecided = nullptr;  // [ceil(owner rows / kRowsDecided)] not 0: walk over them; null: over all
+};
+
+struct TwoSidedParams {
+  Walk walk;
+  double* positive = nullptr;    // as ForwardParams
+  void* row_parts = nullptr;     // RowPart [splits][warps across][owner rows]
+  void* column_parts = nullptr;  // RowPart [slots][warps down][column_pitch]
+  int64_t column_pitch = 0;      // streamed rows in whole tiles
 };
 
 enum class Weights {

@@ -2,7 +2,7 @@
 
 A turn of a walk's loop multiplies a tile. Its lanes, instructions · 32 per score of a warp, are counted along the
 shortest way through the loop that does the tile's products, exponentials and copies: that of a whole tile without
-exclusions. Beside the targets of the design, forward 8, gradients 8.5.
+exclusions. Beside the targets of the design, forward 8, rows and columns 7.5, gradients 8.5.
 """
 
 import re
@@ -10,9 +10,10 @@ import re
 import pytest
 from machine_code import counts, disassembled, find_cuobjdump, operation, shortest_turn
 
-WALKS = ("pairwise_forward", "pairwise_gradient")
+WALKS = ("pairwise_forward", "pairwise_two_sided", "pairwise_gradient")
 # of a warp's tile of 64 x 64 scores, of 32 x 64 and of 32 x 32, d = 128
 FORWARD = {"HMMA": 256, "MUFU.EX2": 128, "LDGSTS": 16}
+TWO_SIDED = {"HMMA": 256, "MUFU.EX2": 128 + 1, "LDGSTS": 16, "SHFL": 8 + 4 + 2}  # to join the columns' sums
 WIDE = {"HMMA": 256, "MUFU.EX2": 64, "LDGSTS": 8}
 NARROW = {"HMMA": 128, "MUFU.EX2": 64, "LDGSTS": 4}
 QUERIES_STREAM = {"LDGSTS": 8 + 3, "LDS": 8 + 2}  # with targets and terms: references for each pair of columns
@@ -29,7 +30,7 @@ def code(build):
 
 def test_16_bit_walks_use_tensor_cores_and_wide_copies(code):
     walks = {kernel: lines for kernel, lines in code.items() if any(walk in kernel for walk in WALKS)}
-    assert len(walks) == 2 * 13
+    assert len(walks) == 2 * 15
     for kernel, lines in walks.items():
         products = {operation(line) for line in lines if operation(line).startswith("HMMA")}
         assert products == {"HMMA.16816.F32.BF16" if "bfloat16" in kernel else "HMMA.16816.F32"}, kernel
@@ -44,13 +45,14 @@ def test_16_bit_walks_use_tensor_cores_and_wide_copies(code):
 @pytest.mark.parametrize(
     "names,work,scores,most_lanes",
     [
-        (("pairwise_forward", "Lb0E"), FORWARD, 64 * 64, 6.9),
+        (("pairwise_forward", "Lb0E"), FORWARD, 64 * 64, 6.62),
+        (("pairwise_two_sided",), TWO_SIDED, 64 * 64, 8.22),
         (("OnlineWeights",), WIDE, 32 * 64, 10.1),
         (("FixedWeights", "Lb1ELb0E"), WIDE, 32 * 64, 9.1),
         (("FixedWeights", "Lb0ELb1E"), {**WIDE, **QUERIES_STREAM}, 32 * 64, 9.9),
         (("FixedWeights", "Lb1ELb1E"), {**NARROW, **CANDIDATES_STREAM}, 32 * 32, 14.9),
     ],
-    ids=["forward", "fused, queries", "queries", "candidates", "rows and columns, queries"],
+    ids=["forward", "rows and columns", "fused, queries", "queries", "candidates", "rows and columns, queries"],
 )
 def test_lanes_of_the_main_loop(names, work, scores, most_lanes, dtype, code):
     (kernel,) = (name for name in code if "Chunked" in name and all(part in name for part in (*names, dtype)))

@@ -28,6 +28,11 @@ def statistics(walks, n, m):
     walks.dot_statistics(*embeddings(n, m), False)
 
 
+def clip(walks, n, m):
+    x, y, scale, _, *exclusions = embeddings(n, m)
+    walks.dot_statistics(x, y, scale, torch.arange(n), *exclusions, True)
+
+
 def fused(walks, n, m):
     walks.dot_fused(*embeddings(n, m), full(n, 0.0), 0.0, 0.0, False, True)
 
@@ -41,11 +46,12 @@ def rows_and_columns(walks, n, m):
     "walk,kernel,products,most_lanes,most_waves,most_exponentials",
     [
         (statistics, "pairwise_forward", 1, 8.5, 0.0785, 1.001),
+        (clip, "pairwise_two_sided", 1, 10.5, 0.08, 1.016),
         (fused, "OnlineWeights", 2, 12.4, 0.172, 1.001),
         (fused, "FixedWeights", 2, 12, 0.181, 1),
         (rows_and_columns, "FixedWeights", 2, 17, 0.217, 2),
     ],
-    ids=["forward", "fused, queries", "fused, candidates", "rows and columns"],
+    ids=["forward", "forward, rows and columns", "fused, queries", "fused, candidates", "rows and columns"],
 )
 def test_work(walk, kernel, products, most_lanes, most_waves, most_exponentials, walks):
     small, large = (128, 256), (128, 768)
@@ -66,6 +72,14 @@ def test_work(walk, kernel, products, most_lanes, most_waves, most_exponentials,
     assert per_score(lambda stats: stats.warp_instructions * 32) <= most_lanes
     assert per_score(lambda stats: stats.shared_wavefronts) <= most_waves
     assert per_score(lambda stats: stats.mufu) <= most_exponentials
+
+
+def test_rows_and_columns_take_one_product(walks):
+    """2nmd flops in all; the walks over what is undecided find nothing."""
+    clip(walks, 128, 256)
+    flops = [(stats.kernel, sum(stats.mma_flops.values())) for stats in walks.launches if "pairwise" in stats.kernel]
+    assert ["two_sided" in kernel for kernel, _ in flops] == [True, False, False]
+    assert [count for _, count in flops] == [2 * D * 128 * 256, 0, 0]
 
 
 def test_a_fused_loss_takes_two_walks_of_two_products(walks):
