@@ -2,7 +2,7 @@
 
 MI_EXT_CUDA=1 insists on kernels for GPUs, =0 leaves them out; by default they are built where torch has CUDA and
     nvcc is of the same major version. Whether this machine has a GPU does not matter.
-MI_EXT_CUDA_ARCHS=sm_80,sm_90 names the GPUs to compile for; by default sm_80, sm_90 and sm_100, and PTX for newer ones.
+MI_EXT_CUDA_ARCHS=sm_80,sm_90 names the GPUs to compile for; by default sm_80, sm_90a, sm_100, and PTX for newer ones.
 MI_EXT_BUILD_TYPE=Debug builds for a debugger.
 """
 

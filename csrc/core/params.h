@@ -64,6 +64,7 @@ struct DeviceDotProblem {
   Exclusions exclusions;
   bool tf32 = false;  // float32 products from the leading 11 bits of each factor, instead of three such products
   int multiprocessors = 1;
+  int capability = 0;  // 10 major + minor
 
   int64_t n() const { return queries.rows; }
   int64_t m() const { return candidates.rows; }

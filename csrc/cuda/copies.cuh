@@ -26,6 +26,10 @@ template <int kPending>
 __device__ __forceinline__ void await_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
+// What this thread has copied or stored in shared memory may be read by wgmma, once a barrier is passed.
+__device__ __forceinline__ void show_copies_to_warpgroups() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }

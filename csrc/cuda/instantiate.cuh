@@ -2,37 +2,11 @@
 #pragma once
 #include <type_traits>
 
-#include "pairwise.h"
+#include "launch.cuh"
 #include "pairwise_gradient.cuh"
 #include "pairwise_two_sided.cuh"
 
 namespace mi::cuda {
-
-template <class T, class Params>
-cudaError_t launch_on(dim3 grid, void (*kernel)(Params), const Params& p, cudaStream_t stream) {
-  const int bytes = typename Ring<T>::Layout(p.walk.row_bytes).bytes();
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (error != cudaSuccess) return error;
-  kernel<<<grid, kThreads, bytes, stream>>>(p);
-  return cudaGetLastError();
-}
-template <class T, class Params>
-cudaError_t launch(void (*kernel)(Params), const Params& p, int splits, int column_groups, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(ceil_div(p.walk.owner.rows, T::kRows)), splits, column_groups);
-  return launch_on<T>(grid, kernel, p, stream);
-}
-
-template <class T>
-constexpr TileShape shape_of = {T::kRows, T::kColumns, T::kWarpsAcross, T::kWarpsDown};
-
-// Runs `call` with the tiling for d: Chunked<T, chunks> of a known number of chunks, or Any.
-template <class T, class Any = T, int... kCounts, class Call>
-cudaError_t with_chunks(KnownChunks<kCounts...>, int64_t row_bytes, Call&& call) {
-  cudaError_t error = cudaSuccess;
-  const bool known =
-      ((ceil_div(row_bytes, kRowBytes) == kCounts && (error = call(Chunked<T, kCounts>{}), true)) || ...);
-  return known ? error : call(Any{});
-}
 
 // A split is so many tiles of Traits::WideGradient, whatever tiles T has.
 template <class Element, class T, class WeightsOf>
@@ -70,21 +44,21 @@ PairwiseKernels pairwise_kernels_of(int weight_shift) {
   return {
       sizeof(typename Forward::Scalar),
       weight_shift,
-      shape_of<Forward>,
-      shape_of<Softplus>,
+      {shape_of<Forward>,
+       [](const ForwardParams& p, int splits, cudaStream_t stream) {
+         return with_chunks<Forward>(typename Traits<Element>::Known{}, p.walk.row_bytes, [&]<class T>(T) {
+           return launch<T>(pairwise_forward<T, false>, p, splits, 1, stream);
+         });
+       }},
+      {shape_of<Softplus>,
+       [](const ForwardParams& p, int splits, cudaStream_t stream) {
+         return launch<Softplus>(pairwise_forward<Softplus, true>, p, splits, 1, stream);
+       }},
       shape_of<typename Traits<Element>::WideGradient>,
-      [](const ForwardParams& p, int splits, cudaStream_t stream) {
-        return with_chunks<Forward>(typename Traits<Element>::Known{}, p.walk.row_bytes, [&]<class T>(T) {
-          return launch<T>(pairwise_forward<T, false>, p, splits, 1, stream);
-        });
-      },
       [](const TwoSidedParams& p, int slots, int splits, cudaStream_t stream) {
         return with_chunks<Forward>(typename Traits<Element>::Known{}, p.walk.row_bytes, [&]<class T>(T) {
           return launch_on<Passing<T>>(dim3(slots, splits), pairwise_two_sided<Passing<T>>, p, stream);
         });
-      },
-      [](const ForwardParams& p, int splits, cudaStream_t stream) {
-        return launch<Softplus>(pairwise_forward<Softplus, true>, p, splits, 1, stream);
       },
       launch_gradient<Element>,
   };

@@ -110,6 +110,18 @@ __device__ bool has_undecided(const ForwardParams& p) {
   return false;
 }
 
+// What a block of threads has found of its rows.
+template <class T, class Sums>
+__device__ __forceinline__ void write_sums(const Sums& sums, const ForwardParams& p, const Ring<T>& ring,
+                                           const Place<T>& place) {
+  using Part = RowPart<typename T::Scalar>;
+  write_rows<Part>(ring, place, p.parts, [&](int k) {
+    Part part = sums.part[k / 2][k % 2];
+    part = Sums::merged(part, shuffled(part, 1));
+    return Sums::merged(part, shuffled(part, 2));
+  });
+}
+
 template <class T, bool kSoftplus>
 __global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_constant__ ForwardParams p) {
   using Scalar = typename T::Scalar;
@@ -134,11 +146,7 @@ __global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_consta
       sums.push(s, affine.factor);
     }
   });
-  write_rows<RowPart<Scalar>>(ring, place, p.parts, [&](int k) {
-    RowPart<Scalar> part = sums.part[k / 2][k % 2];
-    part = Sums::merged(part, shuffled(part, 1));
-    return Sums::merged(part, shuffled(part, 2));
-  });
+  write_sums(sums, p, ring, place);
 }
 
 }  // namespace mi::cuda

@@ -8,8 +8,7 @@ enum class Reduction { kLogSumExp, kSoftplus };
 
 struct RowWalk {
   const Sides& sides;
-  const PairwiseKernels& kernels;
-  Reduction reduction;
+  const ForwardKernel& kernel;
   bool queries_own;
   Splits splits;
   int64_t rows;
@@ -18,17 +17,14 @@ struct RowWalk {
 
   RowWalk(const Sides& sides, Reduction reduction, bool queries_own, Arena& arena)
       : sides(sides),
-        kernels(pairwise_kernels(sides.p.dtype)),
-        reduction(reduction),
+        kernel(reduction == Reduction::kSoftplus ? pairwise_kernels(sides.p.dtype).softplus
+                                                 : log_sum_exp_kernel(sides.p)),
         queries_own(queries_own),
-        splits(sides.splits(queries_own, shape())),
+        splits(sides.splits(queries_own, kernel.shape)),
         rows(queries_own ? sides.p.n() : sides.p.m()),
-        count(splits.count * shape().parts),
-        parts(arena.take_bytes(rows * count * 2 * kernels.scalar_bytes)) {}
+        count(splits.count * kernel.shape.parts),
+        parts(arena.take_bytes(rows * count * 2 * pairwise_kernels(sides.p.dtype).scalar_bytes)) {}
 
-  const TileShape& shape() const {
-    return reduction == Reduction::kSoftplus ? kernels.softplus_shape : kernels.forward_shape;
-  }
   ForwardParams params(double* positive) const {
     ForwardParams params;
     params.walk = sides.walk(queries_own, splits);
@@ -37,9 +33,7 @@ struct RowWalk {
     return params;
   }
   void run(Queue& queue, const ForwardParams& params) const {
-    if (rows == 0) return;
-    const auto walk = reduction == Reduction::kSoftplus ? kernels.softplus : kernels.log_sum_exp;
-    queue.run([&] { return walk(params, splits.count, queue.stream); });
+    if (rows > 0) queue.run([&] { return kernel.run(params, splits.count, queue.stream); });
   }
 };
 

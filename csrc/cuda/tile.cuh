@@ -72,11 +72,15 @@ struct Ring {
         : chunks(T::kChunks > 0 ? T::kChunks : static_cast<int>(ceil_div(row_bytes, kRowBytes))) {}
     __host__ __device__ bool resident() const { return chunks <= T::kResident; }
     __host__ __device__ bool held() const { return chunks <= T::kValueChunks; }
-    __host__ __device__ int first_slot() const { return resident() ? chunks * kOwnerChunk : 0; }
+    // A warpgroup has the owner's rows in registers before the second slot is written: they come to where that lies.
+    __host__ __device__ int first_owner() const { return T::kWarpgroup ? slot() : 0; }
+    __host__ __device__ int first_slot() const { return resident() && !T::kWarpgroup ? chunks * kOwnerChunk : 0; }
     __host__ __device__ int slot() const {
       return (held() ? chunks : 1) * kStreamedChunk + (resident() ? 0 : kOwnerChunk);
     }
-    __host__ __device__ int sides() const { return first_slot() + kStages * slot(); }
+    __host__ __device__ int sides() const {
+      return T::kWarpgroup ? first_owner() + chunks * kOwnerChunk : first_slot() + kStages * slot();
+    }
     __host__ __device__ int bytes() const {
       return sides() + static_cast<int>(sizeof(Owner) + kStages * sizeof(Streamed));
     }
@@ -178,8 +182,7 @@ struct Ring {
     owner().load(walk.owner, first_row(), false);
     if (l.resident())
 #pragma unroll 1
-      for (int c = 0; c < l.chunks; c++)
-        load_chunk<T::kRows>(shared_address(shared) + c * kOwnerChunk, walk.owner, first_row(), c);
+      for (int c = 0; c < l.chunks; c++) load_chunk<T::kRows>(owner_chunk(c), walk.owner, first_row(), c);
     bring();
   }
 
@@ -222,6 +225,7 @@ struct Ring {
   // Waits for the next step; the one before is no longer needed by anyone.
   __device__ __forceinline__ void advance() {
     await_copies<0>();
+    if constexpr (T::kWarpgroup) show_copies_to_warpgroups();
     __syncthreads();
     used = unused();
     bring();
@@ -229,7 +233,7 @@ struct Ring {
 
   __device__ __forceinline__ uint32_t streamed_chunk(int c) const { return used + (l.held() ? c * kStreamedChunk : 0); }
   __device__ __forceinline__ uint32_t owner_chunk(int c) const {
-    return l.resident() ? shared_address(shared) + c * kOwnerChunk : used + kStreamedChunk;
+    return l.resident() ? shared_address(shared) + l.first_owner() + c * kOwnerChunk : used + kStreamedChunk;
   }
 };
 

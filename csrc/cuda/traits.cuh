@@ -17,7 +17,7 @@ struct Tiling {
   using Math = Products<Element>;
   using Scalar = typename Math::Scalar;
   static constexpr int kChunks = 0;  // of d: told at run time
-  static constexpr bool kPasses = false;
+  static constexpr bool kPasses = false, kWarpgroup = false;
   static constexpr int kRowBlocks = kRowBlocks_, kColumnBlocks = kColumnBlocks_;
   static constexpr int kWarpsDown = kWarpsDown_, kWarpsAcross = kWarps / kWarpsDown_;
   static constexpr int kResident = kResident_;
@@ -38,6 +38,12 @@ struct Chunked : T {
 template <class T>
 struct Passing : T {
   static constexpr bool kPasses = true;
+};
+
+// The same where the four warps multiply together (wgmma): 128 x 64, the features of streamed tiles all at once.
+template <class Element>
+struct WarpgroupTiling : Tiling<Element, 2, 8, 4, 4, 4> {
+  static constexpr bool kWarpgroup = true;
 };
 
 // The numbers of chunks, most asked for, that kernels are compiled for.

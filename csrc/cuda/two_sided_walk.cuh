@@ -85,7 +85,7 @@ struct TwoSidedWalk {
         columns(sides, false, slots * shape().column_parts, ceil_div(sides.p.m(), shape().columns) * shape().columns,
                 arena) {}
 
-  const TileShape& shape() const { return kernels.forward_shape; }
+  const TileShape& shape() const { return kernels.log_sum_exp.shape; }
   static int slots_for(int64_t blocks) {
     return static_cast<int>(blocks == 0 ? 0 : ceil_div(blocks, ceil_div(blocks, kMostSlots)));
   }

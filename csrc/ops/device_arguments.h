@@ -27,6 +27,7 @@ inline DeviceDotArguments device_dot_arguments(const char* op, const Tensor& x, 
   a.problem.bias = bias_pointer;
   a.problem.tf32 = tf32;
   a.problem.multiprocessors = device_attribute(op, cudaDevAttrMultiProcessorCount, x.get_device_index());
+  a.problem.capability = compute_capability(op, x.get_device_index());
   return a;
 }
 

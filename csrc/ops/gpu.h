@@ -15,6 +15,12 @@ inline int device_attribute(const char* op, cudaDeviceAttr attribute, int device
   return value;
 }
 
+// 10 major + minor, as in sm_90.
+inline int compute_capability(const char* op, int device) {
+  return 10 * device_attribute(op, cudaDevAttrComputeCapabilityMajor, device) +
+         device_attribute(op, cudaDevAttrComputeCapabilityMinor, device);
+}
+
 inline void check_launch(const char* op, cudaError_t error, int device) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // the next call starts without it

@@ -13,7 +13,7 @@ from ptxsim.toolchain import find_nvcc
 
 ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).parent / "driver.cpp"
-ARCHITECTURE = "sm_80"
+ARCHITECTURES = {"CUDA_SOURCES": "80", "SM_90A_SOURCES": "90a"}
 
 
 def cmake_list(name: str) -> list[str]:
@@ -46,9 +46,9 @@ def built() -> Build:
 
 
 def _build(folder: Path) -> Build:
-    sources = [*(ROOT / source for source in cmake_list("CUDA_SOURCES")), DRIVER]
+    sources = {ROOT / source: arch for name, arch in ARCHITECTURES.items() for source in cmake_list(name)}
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda source: _compiled(source, folder), sources))
+        objects = list(pool.map(lambda one: _compiled(*one, folder), [*sources.items(), (DRIVER, "80")]))
     library = folder / f"{_digest(map(str, objects))}.so"
     for path in folder.iterdir():
         if path.is_file() and path != library and path.with_suffix(".o") not in objects:
@@ -71,9 +71,9 @@ def _with_includes(source: Path, seen: dict[Path, str]) -> dict[Path, str]:
     return seen
 
 
-def _compiled(source: Path, folder: Path) -> Path:
+def _compiled(source: Path, arch: str, folder: Path) -> Path:
     """The object file; beside it what ptxas said and, of a .cu file, the PTX."""
-    texts = [Path(__file__).read_text(), *cmake_list("CUDA_FLAGS"), *_with_includes(source, {}).values()]
+    texts = [arch, Path(__file__).read_text(), *cmake_list("CUDA_FLAGS"), *_with_includes(source, {}).values()]
     target = folder / f"{source.stem}-{_digest(texts)}.o"
     if target.exists():
         return target
@@ -83,7 +83,8 @@ def _compiled(source: Path, folder: Path) -> Path:
     flags = cmake_list("CUDA_FLAGS") if source.suffix == ".cu" else ["-std=c++20", "-O1"]
     keep = ["--keep", "--keep-dir", temporary, "-Xptxas", "-v", "-lineinfo"] if source.suffix == ".cu" else []
     made = temporary / "made.o"
-    log = _run([f"-arch={ARCHITECTURE}", *flags, *keep, "-Xcompiler", "-fPIC", "-c", "-o", made, source])
+    target_arch = f"-gencode=arch=compute_{arch},code=sm_{arch}"
+    log = _run([target_arch, "-DMI_EXT_SM_90A", *flags, *keep, "-Xcompiler", "-fPIC", "-c", "-o", made, source])
     target.with_suffix(".log").write_text(log)
     for ptx in temporary.glob("*.ptx"):
         ptx.rename(target.with_suffix(".ptx"))

@@ -41,7 +41,7 @@ def walks(session_walks, monkeypatch):
     monkeypatch.setattr(mi_ext.ops.dot, "_raw", session_walks)
     monkeypatch.setattr(mi_ext.ops.importance, "_raw", ImportanceWalks(session_walks))
     monkeypatch.setattr(mi_ext.ops.ranking, "_raw", RankingWalks(session_walks))
-    session_walks.multiprocessors, session_walks.tf32 = 1, False
+    session_walks.multiprocessors, session_walks.capability, session_walks.tf32 = 1, 80, False
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield session_walks

@@ -24,6 +24,7 @@ DotProblem = _struct(
     exclusions=Exclusions,
     tf32=BOOL,
     multiprocessors=INT,
+    capability=INT,
 )
 DotGradients = _struct("DotGradients", queries=POINTER, candidates=POINTER, scale=POINTER, bias=POINTER)
 DotStatistics = _struct(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from problems import problem
 
-WALKS = ("pairwise_forward", "pairwise_gradient")
+WALKS = ("pairwise_forward", "pairwise_gradient", "warpgroup_forward")
 REGISTERS = 65536  # of a multiprocessor
 THREADS = 128
 
@@ -27,8 +27,9 @@ def facts(build):
 
 
 def test_every_kernel_stays_in_registers(facts):
-    # for any d, 2 forward and 6 gradient; of these the 5 that are not softplus again for the d that Traits know
-    assert sum(any(walk in kernel for walk in WALKS) for kernel in facts) == 4 * 8 + 3 * 5
+    # for any d, 2 forward and 6 gradient; of these the 5 that are not softplus again for the d that Traits know;
+    # by warpgroups, 1 forward of each 16-bit type for every number of chunks
+    assert sum(any(walk in kernel for walk in WALKS) for kernel in facts) == 4 * 8 + 3 * 5 + 2 * 4
     for kernel, fact in facts.items():
         assert fact["spilled"] == 0 and fact["stack"] == 0, f"{kernel}: {fact}"
 
@@ -37,6 +38,11 @@ def test_two_blocks_fit_on_a_multiprocessor(facts):
     for kernel, fact in facts.items():
         if any(walk in kernel for walk in WALKS):
             assert -(-fact["registers"] // 8) * 8 * THREADS * 2 <= REGISTERS, f"{kernel}: {fact}"
+
+
+def test_products_of_warpgroups_run_beside_other_instructions(build):
+    """ptxas says so where it makes them wait: for one another, or for an early use of their results."""
+    assert not re.findall(r".*(?:wgmma.* serialized|warpgroup.* injected).*", build.ptxas)
 
 
 def test_warps_enough_to_wait_for_gathered_rows(facts):

@@ -15,6 +15,7 @@ WALKS = ("pairwise_forward", "pairwise_two_sided", "pairwise_gradient")
 FORWARD = {"HMMA": 256, "MUFU.EX2": 128, "LDGSTS": 16}
 TWO_SIDED = {"HMMA": 256, "MUFU.EX2": 128 + 1, "LDGSTS": 16, "SHFL": 8 + 4 + 2}  # to join the columns' sums
 WIDE = {"HMMA": 256, "MUFU.EX2": 64, "LDGSTS": 8}
+WARPGROUP = {"HGMMA": 16, "MUFU.EX2": 64, "LDGSTS": 8}  # 32 x 64
 NARROW = {"HMMA": 128, "MUFU.EX2": 64, "LDGSTS": 4}
 QUERIES_STREAM = {"LDGSTS": 8 + 3, "LDS": 8 + 2}  # with targets and terms: references for each pair of columns
 CANDIDATES_STREAM = {"LDGSTS": 4 + 2, "LDS": 4 + 4}  # with terms
@@ -25,7 +26,7 @@ def code(build):
     """kernel → instructions, of both 16-bit types."""
     if find_cuobjdump() is None:
         pytest.fail("no machine code was tested: cuobjdump is not there; it comes with triton (mi_ext[test]) and CUDA")
-    return disassembled(o for o in build.objects if re.match(r"b?float16-", o.name))
+    return disassembled(o for o in build.objects if re.match(r"(warpgroup_)?b?float16-", o.name))
 
 
 def test_16_bit_walks_use_tensor_cores_and_wide_copies(code):
@@ -59,3 +60,22 @@ def test_lanes_of_the_main_loop(names, work, scores, most_lanes, dtype, code):
     turn = shortest_turn(code[kernel], work)
     assert 32 * len(turn) / scores <= most_lanes
     assert counts(turn, ["HMMA", "MUFU.EX2"]) == (work["HMMA"], work["MUFU.EX2"])
+
+
+@pytest.mark.parametrize("dtype", ["__nv_bfloat16", "6__half"])
+def test_a_turn_by_warpgroups(dtype, code):
+    """Its lanes, target 5.8; and fences where a simulator would not miss them: copies are shown to the tensor cores
+    before anyone passes the barrier behind which they are read; products are awaited before their use."""
+    walks = {name: lines for name, lines in code.items() if "warpgroup_forward" in name and dtype in name}
+    assert len(walks) == 4
+    for lines in walks.values():
+        assert counts(lines, ["LDL", "STL", "HMMA"]) == (0, 0, 0)
+    (kernel,) = (lines for name, lines in walks.items() if "ELi2EEEEE" in name)  # chunks, d = 128
+    turn = shortest_turn(kernel, WARPGROUP)
+    assert counts(turn, ["HGMMA.64x64x16.F32", "MUFU.EX2"]) == (16, 64)
+    assert 32 * len(turn) / (32 * 64) <= 4.63
+    operations = [operation(line) for line in turn]
+    order = ["DEPBAR.LE", "FENCE.VIEW.ASYNC", "BAR.SYNC", "WARPGROUP.ARRIVE", "HGMMA", "WARPGROUP.DEPBAR", "MUFU.EX2"]
+    first = [next(k for k, op in enumerate(operations) if op.startswith(name)) for name in order]
+    assert first == sorted(first), dict(zip(order, first, strict=True))
+    assert max(k for k, op in enumerate(operations) if op.startswith("HGMMA")) < first[-2]

@@ -33,6 +33,11 @@ def clip(walks, n, m):
     walks.dot_statistics(x, y, scale, torch.arange(n), *exclusions, True)
 
 
+def statistics_by_warpgroups(walks, n, m):
+    walks.capability = 90
+    statistics(walks, n, m)
+
+
 def fused(walks, n, m):
     walks.dot_fused(*embeddings(n, m), full(n, 0.0), 0.0, 0.0, False, True)
 
@@ -47,11 +52,19 @@ def rows_and_columns(walks, n, m):
     [
         (statistics, "pairwise_forward", 1, 8.5, 0.0785, 1.001),
         (clip, "pairwise_two_sided", 1, 10.5, 0.08, 1.016),
+        (statistics_by_warpgroups, "warpgroup_forward", 1, 5.5, 0.0470, 1.001),
         (fused, "OnlineWeights", 2, 12.4, 0.172, 1.001),
         (fused, "FixedWeights", 2, 12, 0.181, 1),
         (rows_and_columns, "FixedWeights", 2, 17, 0.217, 2),
     ],
-    ids=["forward", "forward, rows and columns", "fused, queries", "fused, candidates", "rows and columns"],
+    ids=[
+        "forward",
+        "forward, rows and columns",
+        "forward by warpgroups",
+        "fused, queries",
+        "fused, candidates",
+        "rows and columns",
+    ],
 )
 def test_work(walk, kernel, products, most_lanes, most_waves, most_exponentials, walks):
     small, large = (128, 256), (128, 768)

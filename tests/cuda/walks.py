@@ -25,7 +25,7 @@ class Walks:
     def __init__(self, build: Build):
         self.library = ctypes.CDLL(str(build.library))
         self.kernels = {name: module[name] for module in map(Module.from_file, build.ptx) for name in module.kernels}
-        self.multiprocessors, self.tf32 = 1, False
+        self.multiprocessors, self.capability, self.tf32 = 1, 80, False
         self._device = Device(checks=True)
         self.launches = []  # Stats of the last call
         self._callback = LAUNCH(self._launch)
@@ -96,6 +96,7 @@ class Walks:
             ),
             self.tf32 or tf32,
             self.multiprocessors,
+            self.capability,
         )
 
     def _gradient(self, t, wanted: bool, name: str):

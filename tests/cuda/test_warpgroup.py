@@ -1,0 +1,115 @@
+"""Walks by wgmma, of compute capability 9.0 and 16-bit features, against the float64 reference."""
+
+import math
+
+import pytest
+import torch
+from problems import INF, Problem, check, from_scores, problem
+
+from mi_ext import ops, reference
+
+pytestmark = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+NOTHING = (None, None, None, None)
+SHAPES = [
+    (1, 1, 1),
+    (5, 13, 1),
+    (70, 1, 9),
+    (1, 70, 64),
+    (33, 97, 100),
+    (130, 129, 128),
+    (20, 140, 192),
+    (9, 65, 256),
+]
+
+
+@pytest.fixture(autouse=True)
+def hopper(walks):
+    walks.capability = 90
+    return walks
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def check_statistics(p: Problem, call="statistics with columns"):
+    check(call, p, wanted=frozenset())
+
+
+def kernels(walks) -> set[str]:
+    return {name for name in ("warpgroup_forward", "pairwise_forward") for s in walks.launches if name in s.kernel}
+
+
+def test_up_to_256_features_on_compute_capability_9_0(dtype, walks):
+    where = [(90, 256, "warpgroup"), (90, 257, "pairwise"), (80, 8, "pairwise"), (100, 8, "pairwise")]
+    for capability, d, kernel in where:
+        walks.capability = capability
+        p = problem(4, 4, d, "plain", dtype)
+        ops.dot_statistics(p.x, p.y, p.scale, p.exclusions)
+        assert kernels(walks) == {f"{kernel}_forward"}, (capability, d)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", ["targets", "everything"])
+def test_ragged_shapes(kind, shape, dtype):
+    check_statistics(problem(*shape, kind, dtype))
+
+
+@pytest.mark.parametrize("kind", ["plain", "labels", "wide labels", "log-weights", "everything, external"])
+def test_exclusions(kind, dtype):
+    check_statistics(problem(20, 70, 33, kind, dtype))
+
+
+def test_clip_and_bias(dtype):
+    check_statistics(problem(20, 70, 33, "everything", dtype), "clipped")
+
+
+@pytest.mark.parametrize("multiprocessors", [2, 100])
+def test_few_queries_many_candidates(multiprocessors, dtype, walks):
+    walks.multiprocessors = multiprocessors
+    check_statistics(problem(9, 300, 16, "targets", dtype))
+
+
+@pytest.mark.parametrize("scale", [100.0, 1e4, -1.0])
+def test_scales(scale, dtype):
+    check_statistics(problem(20, 90, 16, "targets", dtype, scale))
+
+
+@pytest.mark.parametrize("height", [10.0, 1000.0])
+def test_scores_that_rise_from_tile_to_tile(height, dtype):
+    n, m, d = 20, 270, 128
+    x, y = 0.1 * normal(n, d), normal(m, d, seed=1)
+    x[:, 0], y[:, 0] = 1, height * (torch.arange(m) // 90)
+    check_statistics(Problem(x.to(dtype), y.to(dtype), 1.0, 0.0, (torch.arange(n), None, None, None), None))
+
+
+@pytest.mark.parametrize("where", [0, 64, 70])
+def test_one_dominant_score(where, dtype):
+    s = normal(20, 71)
+    s[::2, where] += 300
+    check_statistics(from_scores(s, dtype))
+
+
+@pytest.mark.parametrize("value", [-INF, INF, math.nan])
+def test_special_values_stay_in_their_rows(value, dtype):
+    x, y = normal(130, 3).to(dtype), normal(70, 3, seed=1).abs().to(dtype)
+    x[5, 1] = x[101, 2] = value
+    ours = ops.dot_statistics(x, y, 1.3, NOTHING)[1]
+    truth = reference.dot_statistics(x.double(), y.double(), 1.3, NOTHING)[1]
+    torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_nothing_and_everything_excluded(dtype):
+    labels = (None, torch.ones(20, dtype=torch.int64), torch.ones(33, dtype=torch.int64), None)
+    for m, exclusions in ((0, NOTHING), (33, labels)):
+        lse = ops.dot_statistics(normal(20, 3).to(dtype), normal(m, 3).to(dtype), 1.3, exclusions)[1]
+        assert (lse == -INF).all()
+
+
+def test_two_blocks_fit_on_a_multiprocessor(dtype, walks):
+    """228 KiB of shared memory, 1 of them for the system in each block."""
+    for d in (128, 256):
+        p = problem(4, 4, d, "everything", dtype)
+        ops.dot_statistics(p.x, p.y, p.scale, p.exclusions)
+        (bytes_of_a_block,) = {s.shared_bytes for s in walks.launches if "warpgroup" in s.kernel}
+        assert 2 * (bytes_of_a_block + 1024) <= 228 * 1024
