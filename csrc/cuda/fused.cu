@@ -20,7 +20,7 @@ struct Plan {
   Plan(const DeviceDotProblem& p, const DotGradients& g, Arena& arena)
       : sides(p, arena),
         queries(sides, Weights::kOnline, true, g.queries, arena),
-        parts(arena.take_bytes(queries.splits.count * p.n() * 2 * queries.kernels.scalar_bytes)),
+        parts(arena.take_bytes(queries.splits.count * p.n() * 2 * pairwise_kernels(p.dtype).scalar_bytes)),
         row_weight(arena.take<double>(p.n())),
         scale_part(arena.take<double>(p.n())),
         no_scale(arena.take<double>(1)),

@@ -18,13 +18,18 @@ struct ForwardKernel {
   cudaError_t (*run)(const ForwardParams&, int splits, cudaStream_t);
 };
 
+// A kernel that sums products of weights and features.
+struct GradientKernel {
+  TileShape shape;
+  cudaError_t (*run)(Weights, const GradientParams&, int splits, cudaStream_t);
+};
+
 struct PairwiseKernels {
   int scalar_bytes;
   int weight_shift;  // weights reach up to 2^weight_shift: float16 would flush small ones to zero
   ForwardKernel log_sum_exp, softplus;
-  TileShape gradient_shape;
   cudaError_t (*two_sided)(const TwoSidedParams&, int slots, int splits, cudaStream_t);  // tiles as log_sum_exp
-  cudaError_t (*gradient)(Weights, const GradientParams&, int splits, cudaStream_t);
+  GradientKernel gradient;
 };
 
 // One per file in instantiations/, as those below.
@@ -44,17 +49,30 @@ inline const PairwiseKernels& pairwise_kernels(Dtype dtype) {
 }
 
 // By wgmma, for compute capability 9.0 alone; there where the library is compiled for sm_90a.
-extern const ForwardKernel bfloat16_warpgroup_log_sum_exp, float16_warpgroup_log_sum_exp;
+struct WarpgroupKernels {
+  ForwardKernel log_sum_exp;  // d <= 256
+  GradientKernel gradient;    // d <= 128, exponential weights
+};
+extern const WarpgroupKernels bfloat16_warpgroup_kernels, float16_warpgroup_kernels;
+
+// null: none for this problem
+inline const WarpgroupKernels* warpgroup_kernels(const DeviceDotProblem& p) {
+#if defined(MI_EXT_SM_90A)
+  if (p.capability == 90 && p.dtype == Dtype::kBFloat16) return &bfloat16_warpgroup_kernels;
+  if (p.capability == 90 && p.dtype == Dtype::kFloat16) return &float16_warpgroup_kernels;
+#endif
+  return nullptr;
+}
 
 inline const ForwardKernel& log_sum_exp_kernel(const DeviceDotProblem& p) {
-#if defined(MI_EXT_SM_90A)
-  constexpr int kMostFeatures = 256;
-  if (p.capability == 90 && p.dim <= kMostFeatures) {
-    if (p.dtype == Dtype::kBFloat16) return bfloat16_warpgroup_log_sum_exp;
-    if (p.dtype == Dtype::kFloat16) return float16_warpgroup_log_sum_exp;
-  }
-#endif
-  return pairwise_kernels(p.dtype).log_sum_exp;
+  const WarpgroupKernels* kernels = warpgroup_kernels(p);
+  return kernels && p.dim <= 256 ? kernels->log_sum_exp : pairwise_kernels(p.dtype).log_sum_exp;
+}
+
+inline const GradientKernel& gradient_kernel(const DeviceDotProblem& p, Weights weights) {
+  const WarpgroupKernels* kernels = warpgroup_kernels(p);
+  return kernels && p.dim <= 128 && weights != Weights::kSoftplus ? kernels->gradient
+                                                                  : pairwise_kernels(p.dtype).gradient;
 }
 
 }  // namespace mi::cuda

@@ -141,7 +141,7 @@ __global__ void finish_gradient(FinishParams p) {
 // Gradient of the rows that one side owns.
 struct ProductWalk {
   const Sides& sides;
-  const PairwiseKernels& kernels;
+  const GradientKernel& kernel;
   Weights weights;
   bool queries_own;
   Splits splits;
@@ -151,15 +151,16 @@ struct ProductWalk {
 
   ProductWalk(const Sides& sides, Weights weights, bool queries_own, void* out, Arena& arena)
       : sides(sides),
-        kernels(pairwise_kernels(sides.p.dtype)),
+        kernel(gradient_kernel(sides.p, weights)),
         weights(weights),
         queries_own(queries_own),
-        splits(sides.splits(queries_own, kernels.gradient_shape)),
+        splits(sides.splits(queries_own, kernel.shape)),
         owner(queries_own ? sides.p.queries : sides.p.candidates),
         out(out),
         products(out) {
     if (out && splits.count > 1)
-      products = arena.take_bytes(splits.count * owner.rows * sides.p.dim * kernels.scalar_bytes);
+      products =
+          arena.take_bytes(splits.count * owner.rows * sides.p.dim * pairwise_kernels(sides.p.dtype).scalar_bytes);
   }
 
   GradientParams params(const void* query_terms, const void* candidate_terms) const {
@@ -173,7 +174,7 @@ struct ProductWalk {
   }
 
   void run(Queue& queue, const GradientParams& params) const {
-    if (owner.rows > 0) queue.run([&] { return kernels.gradient(weights, params, splits.count, queue.stream); });
+    if (owner.rows > 0) queue.run([&] { return kernel.run(weights, params, splits.count, queue.stream); });
   }
   void finish(Queue& queue, const Normalizer* normalizer, double* scale_part, const OnlineRows& online) const {
     const DeviceDotProblem& p = sides.p;

@@ -79,7 +79,9 @@ struct Ring {
       return (held() ? chunks : 1) * kStreamedChunk + (resident() ? 0 : kOwnerChunk);
     }
     __host__ __device__ int sides() const {
-      return T::kWarpgroup ? first_owner() + chunks * kOwnerChunk : first_slot() + kStages * slot();
+      const int slots = first_slot() + kStages * slot();
+      return T::kWarpgroup && slots < first_owner() + chunks * kOwnerChunk ? first_owner() + chunks * kOwnerChunk
+                                                                           : slots;
     }
     __host__ __device__ int bytes() const {
       return sides() + static_cast<int>(sizeof(Owner) + kStages * sizeof(Streamed));

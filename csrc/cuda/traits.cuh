@@ -45,6 +45,10 @@ template <class Element>
 struct WarpgroupTiling : Tiling<Element, 2, 8, 4, 4, 4> {
   static constexpr bool kWarpgroup = true;
 };
+template <class Element, int kColumnBlocks>
+struct WarpgroupGradientTiling : Tiling<Element, 1, kColumnBlocks, 4, 2, 2> {  // 64 rows, 128 features
+  static constexpr bool kWarpgroup = true;
+};
 
 // The numbers of chunks, most asked for, that kernels are compiled for.
 template <int... kCounts>

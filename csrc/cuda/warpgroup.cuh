@@ -10,54 +10,69 @@ namespace mi::cuda {
 // 64 columns of the product: 8 blocks, as those of `Products`.
 using WarpgroupBlocks = float[8][4];
 
-// Where 64 rows of a shared tile lie, K contiguous: rows of 128 bytes, whose segments are permuted as those of
-// `Products<16 bits>`, 8 rows after 8 rows. The next 16 of K lie 32 bytes on. 1024-byte aligned, but for K.
-__device__ __forceinline__ uint64_t describe_rows(uint32_t address) {
+// Where a right factor begins in a shared tile: rows of 128 bytes, whose segments are permuted as those of
+// `Products<16 bits>`, 8 rows after 8 rows from a 1024-byte boundary on. As rows, 64 of them, the next 16 of K lie 32
+// bytes on; as values, the rows being K, 2048 bytes.
+__device__ __forceinline__ uint64_t described(uint32_t address) {
   constexpr uint64_t kPermuted = uint64_t{1} << 62, kNextEightRows = uint64_t{8 * kRowBytes / 16} << 32;
   return kPermuted | kNextEightRows | (address & 0x3ffff) >> 4;
+}
+
+// The compiler must not move what it computes across this.
+template <int kRows, int kBlocks>
+__device__ __forceinline__ void settle(float (&values)[kRows][kBlocks][4]) {
+#pragma unroll
+  for (int k = 0; k < 4 * kRows * kBlocks; k++)
+    asm volatile("" : "+f"(values[k / 4 / kBlocks][k / 4 % kBlocks][k % 4])::"memory");
 }
 
 // Registers written before are seen by the products.
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
-// All products are there. The compiler takes them to be there since `multiply`: it must not use them before this.
-template <int kCount>
-__device__ __forceinline__ void await_products(WarpgroupBlocks (&products)[kCount]) {
+// All products are there. The compiler takes them to be there since they began: it must not use them before this.
+template <int kRows, int kBlocks>
+__device__ __forceinline__ void await_products(float (&products)[kRows][kBlocks][4]) {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-#pragma unroll
-  for (int k = 0; k < 32 * kCount; k++) asm volatile("" : "+f"(products[k / 32][k / 4 % 8][k % 4])::"memory");
+  settle(products);
 }
 
 #define MI_BLOCK(to, c, k) to((c)[k][0]), to((c)[k][1]), to((c)[k][2]), to((c)[k][3])
 #define MI_BLOCKS(to, c)                                                                              \
   MI_BLOCK(to, c, 0), MI_BLOCK(to, c, 1), MI_BLOCK(to, c, 2), MI_BLOCK(to, c, 3), MI_BLOCK(to, c, 4), \
       MI_BLOCK(to, c, 5), MI_BLOCK(to, c, 6), MI_BLOCK(to, c, 7)
-#define MI_WGMMA(type, to, c, a, b, add)                                                       \
+#define MI_WGMMA(type, to, c, a, b, add, by_column)                                            \
   asm volatile(                                                                                \
       "{\n .reg .pred add;\n setp.ne.b32 add, %37, 0;\n"                                       \
       " wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                             \
       " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18," \
       " %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31},"                     \
-      " {%32, %33, %34, %35}, %36, add, 1, 1, 0;\n}"                                           \
+      " {%32, %33, %34, %35}, %36, add, 1, 1, %38;\n}"                                         \
       : MI_BLOCKS(to, c)                                                                       \
-      : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "l"(b), "n"(add)                   \
+      : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "l"(b), "n"(add), "n"(by_column)   \
       : "memory")
 
 // c = a b^T, or c += a b^T, b the described rows.
 template <bool kAdd>
 __device__ __forceinline__ void multiply_rows(WarpgroupBlocks& c, const uint32_t (&a)[4], uint64_t b, __nv_bfloat16) {
   if constexpr (kAdd)
-    MI_WGMMA("bf16", "+f", c, a, b, 1);
+    MI_WGMMA("bf16", "+f", c, a, b, 1, 0);
   else
-    MI_WGMMA("bf16", "=f", c, a, b, 0);
+    MI_WGMMA("bf16", "=f", c, a, b, 0, 0);
 }
 template <bool kAdd>
 __device__ __forceinline__ void multiply_rows(WarpgroupBlocks& c, const uint32_t (&a)[4], uint64_t b, __half) {
   if constexpr (kAdd)
-    MI_WGMMA("f16", "+f", c, a, b, 1);
+    MI_WGMMA("f16", "+f", c, a, b, 1, 0);
   else
-    MI_WGMMA("f16", "=f", c, a, b, 0);
+    MI_WGMMA("f16", "=f", c, a, b, 0, 0);
+}
+// c += a b, b the described values.
+__device__ __forceinline__ void add_values(WarpgroupBlocks& c, const uint32_t (&a)[4], uint64_t b, __nv_bfloat16) {
+  MI_WGMMA("bf16", "+f", c, a, b, 1, 1);
+}
+__device__ __forceinline__ void add_values(WarpgroupBlocks& c, const uint32_t (&a)[4], uint64_t b, __half) {
+  MI_WGMMA("f16", "+f", c, a, b, 1, 1);
 }
 #undef MI_WGMMA
 #undef MI_BLOCKS

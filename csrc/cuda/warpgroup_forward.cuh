@@ -2,50 +2,9 @@
 #pragma once
 #include "launch.cuh"
 #include "pairwise_forward.cuh"
-#include "warpgroup.cuh"
+#include "warpgroup_rows.cuh"
 
 namespace mi::cuda {
-
-// All chunks of a warp's rows, held in registers, and their products with streamed tiles.
-template <class T>
-struct HeldRows {
-  static constexpr int kSteps = kRowBytes / kStepBytes;  // of a chunk
-  typename T::Math::Rows rows[T::kChunks][kSteps][T::kRowBlocks];
-
-  // Once the first copies have come.
-  __device__ HeldRows(const Ring<T>& ring, const Place<T>& place) {
-    const uint32_t at = place.row * kRowBytes + T::Math::rows_offset(threadIdx.x % 32);
-    await_copies<0>();
-    __syncthreads();
-#pragma unroll
-    for (int c = 0; c < T::kChunks; c++)
-#pragma unroll
-      for (int k = 0; k < kSteps; k++)
-#pragma unroll
-        for (int r = 0; r < T::kRowBlocks; r++)
-          rows[c][k][r] =
-              T::Math::load_rows(((ring.owner_chunk(c) + at) ^ (k * kStepBytes)) + r * 16 * kRowBytes, true);
-  }
-
-  // Scores of the tile that is in use.
-  __device__ __forceinline__ void multiply(Tile<T>& s, const Ring<T>& ring) const {
-    const uint64_t columns = describe_rows(ring.streamed_chunk(0));
-    begin_products();
-#pragma unroll
-    for (int c = 0; c < T::kChunks; c++)
-#pragma unroll
-      for (int k = 0; k < kSteps; k++)
-#pragma unroll
-        for (int r = 0; r < T::kRowBlocks; r++) {
-          const uint64_t at = columns + (c * Ring<T>::kStreamedChunk + k * kStepBytes) / 16;
-          if (c == 0 && k == 0)
-            multiply_rows<false>(s[r], rows[c][k][r].r, at, typename T::Element{});
-          else
-            multiply_rows<true>(s[r], rows[c][k][r].r, at, typename T::Element{});
-        }
-    await_products(s);
-  }
-};
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) warpgroup_forward(const __grid_constant__ ForwardParams p) {

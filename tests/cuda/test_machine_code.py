@@ -15,10 +15,24 @@ WALKS = ("pairwise_forward", "pairwise_two_sided", "pairwise_gradient")
 FORWARD = {"HMMA": 256, "MUFU.EX2": 128, "LDGSTS": 16}
 TWO_SIDED = {"HMMA": 256, "MUFU.EX2": 128 + 1, "LDGSTS": 16, "SHFL": 8 + 4 + 2}  # to join the columns' sums
 WIDE = {"HMMA": 256, "MUFU.EX2": 64, "LDGSTS": 8}
-WARPGROUP = {"HGMMA": 16, "MUFU.EX2": 64, "LDGSTS": 8}  # 32 x 64
+WARPGROUP_GRADIENT = {"HGMMA": 32, "LDGSTS": 16}  # 16 x 128
 NARROW = {"HMMA": 128, "MUFU.EX2": 64, "LDGSTS": 4}
 QUERIES_STREAM = {"LDGSTS": 8 + 3, "LDS": 8 + 2}  # with targets and terms: references for each pair of columns
 CANDIDATES_STREAM = {"LDGSTS": 4 + 2, "LDS": 4 + 4}  # with terms
+
+
+FENCES = {
+    "DEPBAR.LE": "W",  # wait for copies
+    "FENCE.VIEW": "F",
+    "BAR.SYNC": "B",
+    "WARPGROUP.ARRIVE": "S",  # registers are ready
+    "HGMMA.64x64x16": "P",
+    "WARPGROUP.DEPBAR": "A",  # await products
+}
+
+
+def stem(line: str) -> str:
+    return ".".join(operation(line).split(".")[:2])
 
 
 @pytest.fixture(scope="module")
@@ -56,26 +70,32 @@ def test_16_bit_walks_use_tensor_cores_and_wide_copies(code):
     ids=["forward", "rows and columns", "fused, queries", "queries", "candidates", "rows and columns, queries"],
 )
 def test_lanes_of_the_main_loop(names, work, scores, most_lanes, dtype, code):
-    (kernel,) = (name for name in code if "Chunked" in name and all(part in name for part in (*names, dtype)))
+    parts = "pairwise", "Chunked", dtype, *names
+    (kernel,) = (name for name in code if all(part in name for part in parts))
     turn = shortest_turn(code[kernel], work)
     assert 32 * len(turn) / scores <= most_lanes
     assert counts(turn, ["HMMA", "MUFU.EX2"]) == (work["HMMA"], work["MUFU.EX2"])
 
 
 @pytest.mark.parametrize("dtype", ["__nv_bfloat16", "6__half"])
-def test_a_turn_by_warpgroups(dtype, code):
-    """Its lanes, target 5.8; and fences where a simulator would not miss them: copies are shown to the tensor cores
-    before anyone passes the barrier behind which they are read; products are awaited before their use."""
-    walks = {name: lines for name, lines in code.items() if "warpgroup_forward" in name and dtype in name}
-    assert len(walks) == 4
-    for lines in walks.values():
-        assert counts(lines, ["LDL", "STL", "HMMA"]) == (0, 0, 0)
-    (kernel,) = (lines for name, lines in walks.items() if "ELi2EEEEE" in name)  # chunks, d = 128
-    turn = shortest_turn(kernel, WARPGROUP)
-    assert counts(turn, ["HGMMA.64x64x16.F32", "MUFU.EX2"]) == (16, 64)
-    assert 32 * len(turn) / (32 * 64) <= 4.63
-    operations = [operation(line) for line in turn]
-    order = ["DEPBAR.LE", "FENCE.VIEW.ASYNC", "BAR.SYNC", "WARPGROUP.ARRIVE", "HGMMA", "WARPGROUP.DEPBAR", "MUFU.EX2"]
-    first = [next(k for k, op in enumerate(operations) if op.startswith(name)) for name in order]
-    assert first == sorted(first), dict(zip(order, first, strict=True))
-    assert max(k for k, op in enumerate(operations) if op.startswith("HGMMA")) < first[-2]
+@pytest.mark.parametrize(
+    "names,work,scores,most_lanes",
+    [
+        (("warpgroup_forward",), {"HGMMA": 16, "LDGSTS": 8}, 32 * 64, 4.63),
+        (("warpgroup_gradient", "OnlineWeights"), WARPGROUP_GRADIENT, 16 * 128, 6.1),
+        (("warpgroup_gradient", "Lb1ELb0E"), WARPGROUP_GRADIENT, 16 * 128, 5.2),
+        (("warpgroup_gradient", "Lb0ELb1E"), WARPGROUP_GRADIENT, 16 * 128, 5.4),
+        (("warpgroup_gradient", "Lb1ELb1E"), {"HGMMA": 16, "LDGSTS": 8}, 16 * 64, 9.5),
+    ],
+    ids=["forward", "fused, queries", "queries", "candidates", "rows and columns, queries"],
+)
+def test_turns_by_warpgroups(names, work, scores, most_lanes, dtype, code):
+    """Their lanes; and fences where a simulator would not miss them: copies are shown to the tensor cores before anyone
+    passes the barrier behind which they are read, products are awaited before their use and before the next barrier."""
+    kernels = [name for name in code if all(part in name for part in (*names, dtype))]
+    assert all(counts(code[name], ["LDL", "STL", "HMMA"]) == (0, 0, 0) for name in kernels)
+    (kernel,) = (name for name in kernels if re.search(r"Li2EE+NS|Li2EE+v", name))  # chunks, d = 128
+    turn = shortest_turn(code[kernel], {"MUFU.EX2": 64, **work})
+    assert 32 * len(turn) / scores <= most_lanes
+    assert counts(turn, ["HGMMA.64x64x16.F32", "MUFU.EX2"]) == (work["HGMMA"], 64)
+    assert re.fullmatch(r"WFB(SP+A)+", "".join(FENCES.get(stem(line), "") for line in turn))

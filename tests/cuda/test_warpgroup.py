@@ -40,6 +40,46 @@ def kernels(walks) -> set[str]:
     return {name for name in ("warpgroup_forward", "pairwise_forward") for s in walks.launches if name in s.kernel}
 
 
+GRADIENTS = ["statistics with columns", "cross-entropy, weighted", "log-partition"]
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[2] <= 128], ids=str)
+@pytest.mark.parametrize("call", GRADIENTS)
+def test_gradients(call, shape, dtype):
+    check(call, problem(*shape, "targets", dtype))
+
+
+@pytest.mark.parametrize("kind", ["labels", "everything, external", "everything"])
+@pytest.mark.parametrize("call", GRADIENTS)
+def test_gradients_beside_exclusions(call, kind, dtype):
+    check(call, problem(33, 150, 20, kind, dtype))
+
+
+def test_gradients_of_split_walks(dtype, walks):
+    walks.multiprocessors = 4
+    for call in GRADIENTS:
+        check(call, problem(9, 300, 100, "targets", dtype))
+
+
+@pytest.mark.parametrize("height", [10.0, 300.0])
+def test_gradients_where_scores_rise_from_tile_to_tile(height, dtype):
+    n, m, d = 20, 400, 128
+    x, y = 0.1 * normal(n, d), normal(m, d, seed=1)
+    x[:, 0], y[:, 0] = 1, height * (torch.arange(m) // 120)
+    check("cross-entropy", Problem(x.to(dtype), y.to(dtype), 1.0, 0.0, (torch.arange(n), None, None, None), None))
+
+
+def test_gradients_stay_in_their_rows(dtype):
+    """NaN in a query: in its own gradient, and in that of every candidate."""
+    x, y = normal(70, 9).to(dtype), normal(20, 9, seed=1).to(dtype).requires_grad_()
+    x[3, 1] = math.nan
+    x.requires_grad_()
+    lse = ops.dot_statistics(x, y, 1.3, NOTHING)[1]
+    dx, dy = torch.autograd.grad(lse.sum(), (x, y))
+    assert dx.isnan().all(1).nonzero().flatten().tolist() == [3] and dx.isnan().sum() == 9
+    assert dy.isnan().all()
+
+
 def test_up_to_256_features_on_compute_capability_9_0(dtype, walks):
     where = [(90, 256, "warpgroup"), (90, 257, "pairwise"), (80, 8, "pairwise"), (100, 8, "pairwise")]
     for capability, d, kernel in where:

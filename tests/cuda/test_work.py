@@ -42,6 +42,11 @@ def fused(walks, n, m):
     walks.dot_fused(*embeddings(n, m), full(n, 0.0), 0.0, 0.0, False, True)
 
 
+def fused_by_warpgroups(walks, n, m):
+    walks.capability = 90
+    fused(walks, n, m)
+
+
 def rows_and_columns(walks, n, m):
     upstream = full(n, 8.0), full(m, 8.0), NOTHING, full(n, 1.0), full(m, 1.0)
     walks.dot_gradient(*embeddings(n, m), NOTHING, *upstream, False)
@@ -52,10 +57,12 @@ def rows_and_columns(walks, n, m):
     [
         (statistics, "pairwise_forward", 1, 8.5, 0.0785, 1.001),
         (clip, "pairwise_two_sided", 1, 10.5, 0.08, 1.016),
-        (statistics_by_warpgroups, "warpgroup_forward", 1, 5.5, 0.0470, 1.001),
+        (statistics_by_warpgroups, "warpgroup_forward", 1, 5.1, 0.0470, 1.001),
         (fused, "OnlineWeights", 2, 12.4, 0.172, 1.001),
         (fused, "FixedWeights", 2, 12, 0.181, 1),
         (rows_and_columns, "FixedWeights", 2, 17, 0.217, 2),
+        (fused_by_warpgroups, "OnlineWeights", 2, 7, 0.0940, 1.001),
+        (fused_by_warpgroups, "FixedWeights", 2, 7.3, 0.112, 1),
     ],
     ids=[
         "forward",
@@ -64,11 +71,13 @@ def rows_and_columns(walks, n, m):
         "fused, queries",
         "fused, candidates",
         "rows and columns",
+        "fused, queries, by warpgroups",
+        "fused, candidates, by warpgroups",
     ],
 )
 def test_work(walk, kernel, products, most_lanes, most_waves, most_exponentials, walks):
     small, large = (128, 256), (128, 768)
-    if kernel == "FixedWeights" and walk is fused:  # the candidates own this walk, the queries stream by
+    if kernel == "FixedWeights" and walk is not rows_and_columns:  # the candidates own this walk, the queries stream by
         small, large = (256, 128), (768, 128)
     runs = []
     for shape in (small, large):

@@ -1,5 +1,6 @@
 #include "../warpgroup_forward.cuh"
+#include "../warpgroup_gradient.cuh"
 
 namespace mi::cuda {
-const ForwardKernel float16_warpgroup_log_sum_exp = warpgroup_log_sum_exp<__half>();
+const WarpgroupKernels float16_warpgroup_kernels = {warpgroup_log_sum_exp<__half>(), warpgroup_gradients<__half>()};
 }
