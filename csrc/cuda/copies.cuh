@@ -26,6 +26,7 @@ template <int kPending>
 __device__ __forceinline__ void await_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
+__device__ __forceinline__ void await_all_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 // What this thread has copied or stored in shared memory may be read by wgmma, once a barrier is passed.
 __device__ __forceinline__ void show_copies_to_warpgroups() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -45,7 +45,7 @@ cudaError_t fused(const DeviceDotProblem& p, const PartitionWeights& weights, co
   Queue queue{stream};
   plan.sides.fill(queue);
   if (p.exclusions.target) clear_positives(queue, s.positive, p.n());
-  GradientParams params = plan.queries.params(nullptr, nullptr);
+  GradientParams params = plan.queries.params({}, {});
   params.positive = p.exclusions.target ? s.positive : nullptr;
   params.parts = plan.parts;
   plan.queries.run(queue, params);

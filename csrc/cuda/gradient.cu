@@ -9,9 +9,10 @@ namespace {
 
 template <class Scalar>
 void make_terms(Queue& queue, const double* lse, const double* gradient, const double* positive, int64_t count,
-                const Normalizer* normalizer, void* out) {
-  queue.each(count, exponential_terms<Scalar>, lse, gradient, positive, count, normalizer,
-             std::numeric_limits<Scalar>::max(), static_cast<Term<Scalar>*>(out));
+                const Normalizer* normalizer, const RowTerms& out) {
+  queue.each(count + kRowsPastEnd, exponential_terms<Scalar>, lse, gradient, positive, count, normalizer,
+             std::numeric_limits<Scalar>::max(), static_cast<Term<Scalar>*>(out.terms),
+             static_cast<Scalar*>(out.references));
 }
 
 }  // namespace

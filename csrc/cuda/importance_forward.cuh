@@ -58,11 +58,11 @@ struct RowPartitions {
 
   // The four threads of a row join what they have of it.
   __device__ __forceinline__ void write(const ImportanceForwardParams& p, const Pairs& pairs) const {
-    const Place<T>& place = pairs.scores.place;
+    const Place<T> place = Place<T>::again();
     const int64_t split = blockIdx.y * T::kWarpsAcross + place.column / T::kWarpColumns;
 #pragma unroll
     for (int a = 0; a < T::kRowBlocks; a++) {
-      const int64_t i = PairedRow(pairs.scores.ring.first_row() + place.row + pairs.query(a)).query;
+      const int64_t i = PairedRow(pairs.scores.ring.first_row() + place.row + place.row_of(a, 0)).query;
 #pragma unroll
       for (int k = 0; k < 3; k++) {
         RowPart<Scalar> row = part[k][a];

@@ -97,9 +97,9 @@ __global__ void __launch_bounds__(kThreads) importance_products(const __grid_con
     WeightRows<T> left[T::kRowBlocks];
 #pragma unroll
     for (int r = 0; r < T::kRowBlocks; r++) left[r].take(s[r]);
-    accumulate<T>(products, left, ring, values, p.walk.exact);
+    accumulate<T>(products, left, ring, StepOffsets(values, false), p.walk.exact, [] {});
   }
-  write_products<T>(products, p, ring, place);
+  write_products<T>(products, p, ring);
 }
 
 }  // namespace mi::cuda

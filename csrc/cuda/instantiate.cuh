@@ -28,9 +28,9 @@ cudaError_t launch_gradient(Weights weights, const GradientParams& p, int splits
     return p.owner_term ? run(Narrow{}, std::type_identity<SoftplusWeights<Narrow, true>>{})
                         : run(Narrow{}, std::type_identity<SoftplusWeights<Narrow, false>>{});
   if (p.owner_term && p.streamed_term)
-    return with_chunks<Narrow>(typename Tilings::Known{}, p.walk.row_bytes,
+    return with_chunks<Narrow>(typename Tilings::KnownGradient{}, p.walk.row_bytes,
                                [&]<class T>(T t) { return run(t, std::type_identity<FixedWeights<T, true, true>>{}); });
-  return with_chunks<Wide, Narrow>(typename Tilings::Known{}, p.walk.row_bytes, [&]<class T>(T t) {
+  return with_chunks<Wide, Narrow>(typename Tilings::KnownGradient{}, p.walk.row_bytes, [&]<class T>(T t) {
     if (weights == Weights::kOnline) return run(t, std::type_identity<OnlineWeights<T>>{});
     return p.owner_term ? run(t, std::type_identity<FixedWeights<T, true, false>>{})
                         : run(t, std::type_identity<FixedWeights<T, false, true>>{});

@@ -154,20 +154,19 @@ __device__ __forceinline__ void bring_sums(typename SumTile<Scalar>::Step& step,
   constexpr int kCopies = Tile::kOwners * Tile::kStreamed / kThreads, kAcross = Tile::kOwners / kWide;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int owner = warp % kAcross * kWide + lane % kWide, streamed = warp / kAcross * kHigh + lane / kWide;
-  const int owners = static_cast<int>(min(p.owner_rows - first_owner, int64_t{Tile::kOwners})) - owner;
   const int rows = static_cast<int>(min(last - first, int64_t{Tile::kStreamed}));
   const int left = rows - streamed;
   constexpr int64_t kSize = sizeof(Scalar);
-  const int64_t pitch = p.block.pitch * kSize, i = first_owner + owner, j = first + streamed;
-  const char* from =
-      static_cast<const char*>(p.block.values) + (kQueriesOwn ? i * pitch + j * kSize : j * pitch + i * kSize);
+  const int64_t pitch = p.block.pitch * kSize, owner_pitch = kQueriesOwn ? pitch : kSize,
+                streamed_pitch = kQueriesOwn ? kSize : pitch;
+  const char* from = static_cast<const char*>(p.block.values) + (first + streamed) * streamed_pitch;
   const uint32_t to = shared_address(&step.weights[streamed][owner]);
 #pragma unroll
   for (int k = 0; k < kCopies; k++) {
     const int o = kWarps * k % kAcross * kWide, s = kWarps * k / kAcross * kHigh;
-    copy_async<kSize>(to + (s * (Tile::kOwners + Tile::kPad) + o) * kSize,
-                      from + (kQueriesOwn ? o * pitch + s * kSize : s * pitch + o * kSize),
-                      s < left ? (o < owners ? kSize : 0) : 0);
+    const int64_t i = min(first_owner + owner + o, p.owner_rows - 1);  // sums of none that is not there are written
+    copy_async<kSize>(to + (s * (Tile::kOwners + Tile::kPad) + o) * kSize, from + i * owner_pitch + s * streamed_pitch,
+                      s < left ? kSize : 0);
   }
   const int unit = threadIdx.x % Tile::kUnitThreads * kRun<Scalar>, row = threadIdx.x / Tile::kUnitThreads;
   const Scalar* negated = p.streamed + (first + row) * p.unit_pitch + first_unit + unit;

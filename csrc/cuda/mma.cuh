@@ -112,9 +112,9 @@ struct Products {
     return load_rows(address, exact);
   }
   // 16 features of the rows that the K-step `step` of weights multiplies.
-  static __device__ __forceinline__ Columns load_values(uint32_t address, int step, int pair, bool) {
+  static __device__ __forceinline__ Columns load_values(uint32_t address, int step, bool) {
     Columns b;
-    load_blocks_transposed(b.r, (address ^ (pair * kStepBytes)) + step * 16 * kRowBytes);
+    load_blocks_transposed(b.r, address + step * 16 * kRowBytes);
     return b;
   }
   // Weights as a left factor: a row of blocks, and what a K-step takes of it.
@@ -185,8 +185,8 @@ struct Products<float> {
     return load_rows(address, exact);
   }
   // K = t stands for row 2t and K = t + 4 for row 2t + 1, as the columns of the weights lie.
-  static __device__ __forceinline__ Columns load_values(uint32_t address, int step, int pair, bool exact) {
-    const uint32_t even = address ^ (pair * 2 * kStepBytes), odd = even ^ kSegmentBytes;
+  static __device__ __forceinline__ Columns load_values(uint32_t even, int step, bool exact) {
+    const uint32_t odd = even ^ kSegmentBytes;
     const int rows = step * 8 * kRowBytes;
     return split(
         {load_shared(0.f, even + rows), load_shared(0.f, odd + rows + kRowBytes),
@@ -251,7 +251,7 @@ struct Products<double> {
     return load_rows(address, exact);
   }
   // Step 2k takes the even rows of 8, step 2k + 1 the odd ones, as the columns of the weights lie.
-  static __device__ __forceinline__ Columns load_values(uint32_t address, int step, int, bool) {
+  static __device__ __forceinline__ Columns load_values(uint32_t address, int step, bool) {
     const int row = 2 * (threadIdx.x & 3) + (step & 1);
     const uint32_t at =
         (address + (step >> 1) * 8 * kRowBytes + (step & 1) * kRowBytes) ^ (segment(row, 0) * kSegmentBytes);

@@ -131,9 +131,10 @@ __global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_consta
   Ring<T> ring(p.walk, shared);
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, kSoftplus);
+  start_looks(ring, scores);
   Sums sums;
   walk_tiles(ring, place, [&](Tile<T>& s, int tile) {
-    const Affine<Scalar> affine = scores.finish_special(s, tile, p.positive);
+    const Affine<Scalar> affine = finish_due(ring, scores, s, tile, p.positive);
     if constexpr (kSoftplus) {
       Scalar u[T::kColumnBlocks][2];
 #pragma unroll

@@ -9,7 +9,7 @@ namespace mi::cuda {
 template <class T, int kChunk>
 __device__ __forceinline__ void multiply_values(ProductsTile<T>& products,
                                                 const WeightRows<T> (&weights)[T::kRowBlocks], uint32_t values,
-                                                int first_step, bool exact) {
+                                                const StepOffsets& offsets, int first_step, bool exact) {
   using Math = typename T::Math;
   constexpr int kSteps = Math::template kValueSteps<T::kColumnBlocks>;
 #pragma unroll
@@ -19,7 +19,8 @@ __device__ __forceinline__ void multiply_values(ProductsTile<T>& products,
     for (int r = 0; r < T::kRowBlocks; r++) a[r] = weights[r].rows(step, exact);
 #pragma unroll
     for (int pair = 0; pair < T::kChunkBlocks / 2; pair++) {
-      const typename Math::Columns b = Math::load_values(values, first_step + step, pair, exact);
+      const typename Math::Columns b =
+          Math::load_values(values + offsets.at[pair * T::kPairSteps], first_step + step, exact);
 #pragma unroll
       for (int half = 0; half < 2; half++)
 #pragma unroll
@@ -30,24 +31,24 @@ __device__ __forceinline__ void multiply_values(ProductsTile<T>& products,
 }
 
 // Adds a tile's weights to the products, over the chunks of features that this block accumulates.
-template <class T, int kChunk = 0>
+template <class T, int kChunk = 0, class Fetch>
 __device__ __forceinline__ void accumulate(ProductsTile<T>& products, const WeightRows<T> (&weights)[T::kRowBlocks],
-                                           Ring<T>& ring, uint32_t values, bool exact) {
+                                           Ring<T>& ring, const StepOffsets& offsets, bool exact, Fetch&& fetch) {
   if constexpr (kChunk < T::kValueChunks) {
-    if (ring.first_value() + kChunk >= ring.l.chunks) return;
-    if (!ring.l.held()) ring.advance();
+    if (!Ring<T>::kAlike && ring.first_value() + kChunk >= ring.l.chunks) return;
+    if (!ring.l.held()) ring.advance(fetch);
     // a chunk of a held tile lies as many steps behind the one before as a chunk has
     constexpr int kSteps = T::Math::template kValueSteps<T::kColumnBlocks>;
-    multiply_values<T, kChunk>(products, weights, ring.streamed_chunk(0) + values, ring.l.held() ? kChunk * kSteps : 0,
+    multiply_values<T, kChunk>(products, weights, ring.streamed_chunk(0), offsets, ring.l.held() ? kChunk * kSteps : 0,
                                exact);
-    accumulate<T, kChunk + 1>(products, weights, ring, values, exact);
+    accumulate<T, kChunk + 1>(products, weights, ring, offsets, exact, fetch);
   }
 }
 
 template <class T>
-__device__ void write_products(const ProductsTile<T>& products, const GradientParams& p, const Ring<T>& ring,
-                               const Place<T>& place) {
+__device__ void write_products(const ProductsTile<T>& products, const GradientParams& p, const Ring<T>& ring) {
   using Scalar = typename T::Scalar;
+  const Place<T> place = Place<T>::again();
   const int64_t first_feature = static_cast<int64_t>(ring.first_value()) * T::kChunk;
   Scalar* out = static_cast<Scalar*>(p.products) + blockIdx.y * p.walk.owner.rows * p.dim;
 #pragma unroll
@@ -62,44 +63,65 @@ __device__ void write_products(const ProductsTile<T>& products, const GradientPa
   }
 }
 
+// The weights of a tile of products, as left factors.
 template <class T, class WeightsOf>
-__global__ void __launch_bounds__(kThreads) pairwise_gradient(const __grid_constant__ GradientParams p) {
-  using Scalar = typename T::Scalar;
+__device__ __forceinline__ void weigh_tile(WeightRows<T> (&left)[T::kRowBlocks], Tile<T>& s, WeightsOf& weights,
+                                           const Scores<T>& scores, Ring<T>& ring, int tile, double* positive,
+                                           ProductsTile<T>& products) {
+  if (!WeightsOf::kTakesAny && tile < ring.plain) {
+    weights.take(left, s, scores.affine.factor, products);
+    return;
+  }
+  Affine<typename T::Scalar> affine = scores.affine;
+  const uint32_t target = scores.any_target(tile);
+  if (target || tile >= ring.looks().plain) {
+    scores.finish(s, tile, positive);
+    affine = {1, 0};
+  }
+  if (weights.any_plain() && (WeightsOf::kOnline || !target)) {
+    weights.take(left, s, affine.factor, products);
+  } else if constexpr (!WeightsOf::kOnline) {
+    weights.apply(s, affine, tile);
+    if (target) weights.set_positives(s, scores, tile);
+#pragma unroll
+    for (int r = 0; r < T::kRowBlocks; r++) left[r].take(s[r]);
+  }
+  if (weights.any_plain()) ring.plain = scores.next_look(tile + 1);
+}
+
+// Registers for two blocks on a multiprocessor: the compiler would rather spill than leave room for two alone.
+template <class T, class WeightsOf>
+__global__ void __launch_bounds__(kThreads, 2) pairwise_gradient(const __grid_constant__ GradientParams p) {
   extern __shared__ __align__(1024) unsigned char shared[];
   Ring<T> ring(p.walk, shared);
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, WeightsOf::kTakesAny);
   WeightsOf weights(p, ring, place);
   const int lane = threadIdx.x % 32;
-  const uint32_t rows = opaque(place.row * kRowBytes + T::Math::rows_offset(lane)),
-                 columns = opaque(T::Math::columns_offset(lane));
+  const StepOffsets rows(T::Math::rows_offset(lane), Ring<T>::kKnown),
+      columns(T::Math::columns_offset(lane), Ring<T>::kKnown);
+  // the same for all lanes, as a shuffle tells the compiler: addresses take it from a uniform register
+  const uint32_t warp_row = __shfl_sync(~0u, place.row * kRowBytes, 0);
+  scores.find_targets();
+  if (weights.any_plain()) ring.plain = scores.next_look(ring.tile);
   ProductsTile<T> products = {};
   const int last_tile = ring.last_tile();
   int tile = ring.tile;
-  ring.start();
+  const auto fetch = [&] { weights.fetch(); };
+  ring.start(fetch);
   for (; tile < last_tile; tile++) {
     Tile<T> s = {};
-    multiply_tile<T>(s, ring, rows, columns);
-    const uint32_t target = scores.any_target(tile);
-    Affine<Scalar> affine = scores.affine;
-    if (target || scores.special(tile)) {
-      scores.finish(s, tile, blockIdx.z == 0 ? p.positive : nullptr);
-      affine = {1, 0};
-    }
+    multiply_tile<T>(s, ring, warp_row, rows, columns, fetch);
     WeightRows<T> left[T::kRowBlocks];
-    if constexpr (WeightsOf::kOnline) {
-      weights.take(left, s, affine.factor, products);
-    } else {
-      weights.apply(s, affine, tile);
-      if (target) weights.set_positives(s, scores, tile);
-#pragma unroll
-      for (int r = 0; r < T::kRowBlocks; r++) left[r].take(s[r]);
-    }
-    const uint32_t values = T::Math::kValuesAsRows ? rows % (16 * kRowBytes) : T::Math::values_offset(lane);
-    accumulate<T>(products, left, ring, values, p.walk.exact);
+    weigh_tile<T>(left, s, weights, scores, ring, tile, blockIdx.z == 0 ? p.positive : nullptr, products);
+    if constexpr (T::Math::kValuesAsRows)
+      accumulate<T>(products, left, ring, rows, p.walk.exact, fetch);
+    else
+      accumulate<T>(products, left, ring, StepOffsets(T::Math::values_offset(lane), false), p.walk.exact, fetch);
   }
+  await_all_copies();
   weights.finish();
-  write_products<T>(products, p, ring, place);
+  write_products<T>(products, p, ring);
 }
 
 }  // namespace mi::cuda

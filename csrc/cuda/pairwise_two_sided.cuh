@@ -7,11 +7,10 @@
 
 namespace mi::cuda {
 
-// 2^-by sum, though 2^-by alone may be flushed to zero: a sum is up to 2^120.
+// Sums are lowered by 2^-by in two steps: 2^-by alone may be flushed to zero, and a sum is up to 2^120.
 template <class Scalar>
-__device__ __forceinline__ Scalar lowered(Scalar sum, Scalar by) {
-  const Scalar root = exp2_of(by * Scalar(-0.5));
-  return sum * root * root;
+__device__ __forceinline__ Scalar lowering_root(Scalar by) {
+  return exp2_of(by * Scalar(-0.5));
 }
 
 template <class T>
@@ -64,7 +63,7 @@ struct TwoSidedSums {
   }
   template <int kHalf>
   static __device__ __forceinline__ void join_halves(Scalar (&down)[kColumnValues], int bit) {
-    const bool upper = threadIdx.x & bit;
+    const bool upper = static_cast<int>(threadIdx.x * (0x80000000u / bit)) < 0;  // fewer instructions than & bit
 #pragma unroll
     for (int q = 0; q < kHalf; q++) {
       const Scalar low = down[q], high = down[q + kHalf];
@@ -85,8 +84,9 @@ struct TwoSidedSums {
     for (int bit = 16; bit > 0; bit /= 2) highest = fmax(highest, __shfl_xor_sync(~0u, highest, bit));
     const Scalar headroom = fmin(fabs(highest) / 2, kMostHeadroom);
     const Scalar raised = fmin(fmax(reference, highest - headroom), kHighest<T>);
+    const Scalar root = lowering_root(raised - reference);
 #pragma unroll
-    for (int k = 0; k < kRowValues; k++) row[k] = lowered(row[k], raised - reference);
+    for (int k = 0; k < kRowValues; k++) row[k] = row[k] * root * root;
     reference = raised;
   }
 };
@@ -97,30 +97,23 @@ struct alignas(TwoSidedSums<T>::kColumnsEach * sizeof(RowPart<typename T::Scalar
   using Scalar = typename T::Scalar;
   RowPart<Scalar> of[TwoSidedSums<T>::kColumnsEach];
 
-  __device__ __forceinline__ ColumnParts() {
+  static __device__ __forceinline__ ColumnParts none() {
+    ColumnParts parts;
 #pragma unroll
-    for (auto& part : of) part = {-kHighest<T>, 0};
+    for (auto& part : parts.of) part = {-kHighest<T>, 0};
+    return parts;
   }
   // All of a thread have one reference.
   __device__ __forceinline__ void add(const TwoSidedSums<T>& sums) {
     const Scalar rise = sums.reference - of[0].reference, reference = fmax(of[0].reference, sums.reference);
+    const Scalar root = lowering_root(fabs(rise));
 #pragma unroll
     for (int q = 0; q < TwoSidedSums<T>::kColumnsEach; q++) {
-      const Scalar low = rise > 0 ? of[q].sum : sums.column[q], high = rise > 0 ? sums.column[q] : of[q].sum;
-      of[q] = {reference, lowered(low, fabs(rise)) + high};
+      const Scalar sum = rise > 0 ? of[q].sum * root * root + sums.column[q] : of[q].sum + sums.column[q] * root * root;
+      of[q] = {reference, sum};
     }
   }
 };
-
-// Scores of rows that the owner does not have.
-template <class T>
-__device__ __forceinline__ void drop_rows(Tile<T>& s, int left, const Place<T>& place) {
-#pragma unroll
-  for (int k = 0; k < 2 * T::kRowBlocks; k++)
-    if (place.row + place.row_of(k / 2, k % 2) >= left)
-#pragma unroll
-      for (int q = 0; q < 2 * T::kColumnBlocks; q++) s[k / 2][q / 2][2 * (k % 2) + q % 2] = -Scores<T>::kInf;
-}
 
 // blockIdx.x is a slot: it takes every gridDim.x-th block of rows.
 template <class T>
@@ -130,24 +123,26 @@ __global__ void __launch_bounds__(kThreads) pairwise_two_sided(const __grid_cons
   const Place<T> place;
   const int blocks = static_cast<int>(ceil_div(p.walk.owner.rows, T::kRows));
   const int first = place.g * TwoSidedSums<T>::kColumnsEach;  // of this thread's columns after a tile
-  RowPart<Scalar>* const column_parts = static_cast<RowPart<Scalar>*>(p.column_parts) +
-                                        (blockIdx.x * T::kWarpsDown + place.row / T::kWarpRows) * p.column_pitch +
-                                        place.column + place.column_of(first / 2, first % 2);
+  auto* const column_parts = static_cast<RowPart<Scalar>*>(p.column_parts) +
+                             (blockIdx.x * T::kWarpsDown + place.row / T::kWarpRows) * p.column_pitch + place.column +
+                             place.column_of(first / 2, first % 2);
   for (int passed = 0; blockIdx.x + passed < blocks; passed += gridDim.x) {
     Ring<T> ring(p.walk, shared, passed);
     const Scores<T> scores(p.walk, ring, place, false);
-    const int rows_left = static_cast<int>(min(p.walk.owner.rows - ring.first_row(), int64_t{T::kRows}));
     TwoSidedSums<T> sums;
     __syncthreads();  // the block before is no longer needed by anyone
+    start_looks(ring, scores);
+    constexpr int kNextTile = T::kColumns / TwoSidedSums<T>::kColumnsEach;
+    auto* at = reinterpret_cast<ColumnParts<T>*>(column_parts + ring.first_column(ring.tile));
+    if (passed == 0)
+      for (int k = 0; k < ring.last_tile() - ring.tile; k++) at[k * kNextTile] = ColumnParts<T>::none();
     walk_tiles(ring, place, [&](Tile<T>& s, int tile) {
-      auto* const at = reinterpret_cast<ColumnParts<T>*>(column_parts + ring.first_column(tile));
-      ColumnParts<T> parts;
-      if (passed > 0) parts = *at;
-      const Scalar factor = scores.finish_special(s, tile, p.positive).factor;
-      if (rows_left < T::kRows) drop_rows<T>(s, rows_left, place);
+      ColumnParts<T> parts = *at;
+      const Scalar factor = finish_due(ring, scores, s, tile, p.positive).factor;
       sums.push(s, factor);
       parts.add(sums);
       *at = parts;
+      at += kNextTile;
     });
     write_rows<RowPart<Scalar>>(ring, place, p.row_parts, [&](int k) {
       Scalar sum = sums.row[k];

@@ -45,8 +45,10 @@ __global__ void __launch_bounds__(kBlockThreads)
 // Terms of exponential weights: g 2^(s - lse) = sign 2^(s - (lse - log2 |g|)), g in units of the normalizer.
 template <class Scalar>
 __global__ void exponential_terms(const double* lse, const double* gradient, const double* positive, int64_t count,
-                                  const Normalizer* normalizer, Scalar highest, Term<Scalar>* out) {
+                                  const Normalizer* normalizer, Scalar highest, Term<Scalar>* out, Scalar* references) {
   const int64_t k = global_thread();
+  if (k >= count + kRowsPastEnd) return;
+  references[k] = highest;
   if (k >= count) return;
   const double g = gradient ? gradient[k] / normalizer->unit : 0;
   const bool none = g == 0 || (lse && lse[k] == -kInfinity);
@@ -55,6 +57,7 @@ __global__ void exponential_terms(const double* lse, const double* gradient, con
   term.sign = g < 0 ? -1 : 1;
   term.positive = positive ? static_cast<Scalar>(positive[k] / normalizer->unit) : Scalar(0);
   out[k] = term;
+  references[k] = term.reference;
 }
 
 template <class Value>
@@ -138,6 +141,18 @@ __global__ void finish_gradient(FinishParams p) {
   if (p.scale_part && threadIdx.x % 32 == 0) p.scale_part[row] = inner;
 }
 
+// Of the rows of one side.
+struct RowTerms {
+  void *terms = nullptr, *references = nullptr;
+
+  RowTerms() = default;
+  RowTerms(int64_t rows, int64_t scalar_bytes, Arena& arena)
+      : terms(arena.take_bytes(4 * scalar_bytes * rows)),
+        references(arena.take_bytes(scalar_bytes * (rows + kRowsPastEnd))) {}
+
+  void place(WalkSide& side) const { side.terms = terms, side.references = references; }
+};
+
 // Gradient of the rows that one side owns.
 struct ProductWalk {
   const Sides& sides;
@@ -163,11 +178,11 @@ struct ProductWalk {
           arena.take_bytes(splits.count * owner.rows * sides.p.dim * pairwise_kernels(sides.p.dtype).scalar_bytes);
   }
 
-  GradientParams params(const void* query_terms, const void* candidate_terms) const {
+  GradientParams params(const RowTerms& query_terms, const RowTerms& candidate_terms) const {
     GradientParams params;
     params.walk = sides.walk(queries_own, splits);
-    params.walk.owner.terms = queries_own ? query_terms : candidate_terms;
-    params.walk.streamed.terms = queries_own ? candidate_terms : query_terms;
+    query_terms.place(queries_own ? params.walk.owner : params.walk.streamed);
+    candidate_terms.place(queries_own ? params.walk.streamed : params.walk.owner);
     params.products = products;
     params.dim = sides.p.dim;
     return params;
@@ -190,7 +205,7 @@ struct GradientPlan {
   const PairwiseKernels& kernels;
   ProductWalk queries, candidates;
   Normalizer* normalizer;
-  void *query_terms, *candidate_terms;
+  RowTerms query_terms, candidate_terms;
   double* scale_part;
 
   GradientPlan(const DeviceDotProblem& p, Weights weights, const DotGradients& g, bool terms_of_queries,
@@ -200,8 +215,8 @@ struct GradientPlan {
         queries(sides, weights, true, g.queries, arena),
         candidates(sides, weights, false, g.candidates, arena),
         normalizer(arena.take<Normalizer>(1)),
-        query_terms(terms_of_queries ? arena.take_bytes(4 * kernels.scalar_bytes * p.n()) : nullptr),
-        candidate_terms(terms_of_candidates ? arena.take_bytes(4 * kernels.scalar_bytes * p.m()) : nullptr),
+        query_terms(terms_of_queries ? RowTerms(p.n(), kernels.scalar_bytes, arena) : RowTerms()),
+        candidate_terms(terms_of_candidates ? RowTerms(p.m(), kernels.scalar_bytes, arena) : RowTerms()),
         scale_part(arena.take<double>(p.n())) {}
 
   // By fixed or softplus weights; params_of(walk) completes their parameters.

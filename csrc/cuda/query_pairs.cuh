@@ -83,7 +83,8 @@ struct QueryPairs {
   __device__ void finish(Tile<T>& s, int tile, double* const* positive, const double* second_scale) const {
     constexpr Scalar kInf = static_cast<Scalar>(kInfinity);
     const Walk& walk = scores.walk;
-    const int64_t left = walk.streamed.rows - scores.ring.first_column(tile) - scores.place.column;
+    const int left = static_cast<int>(min(walk.streamed.rows - scores.ring.first_column(tile), int64_t{T::kColumns})) -
+                     scores.place.column;
 #pragma unroll
     for (int a = 0; a < kQueries; a++) {
       const int is_positive = target(tile, a);

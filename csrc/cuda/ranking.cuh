@@ -62,13 +62,15 @@ __global__ void __launch_bounds__(kThreads) ranking_walk(const __grid_constant__
   walk_tiles(ring, place, [&](Tile<T>& s, int tile) {
     ranking.push(s, scores.finish_special(s, tile, nullptr).factor, p.walk, ring, place, tile);
   });
+  const auto* terms = static_cast<const Term<Scalar>*>(p.walk.owner.terms);
   const bool first = blockIdx.y == 0 && place.column < T::kWarpColumns;
   write_rows<RankingPart<Scalar>>(ring, place, p.parts, [&](int k) {
     RankingPart<Scalar> part = ranking.part[k];
     part = RankingPart<Scalar>::merged(part, part.shuffled(1));
     part = RankingPart<Scalar>::merged(part, part.shuffled(2));
-    const Scalar positive = ring.owner().term[place.row + place.row_of(k / 2, k % 2)].positive;
-    if (positive != positive) part.above = first ? p.walk.streamed.rows : 0;
+    const int64_t row = ring.first_row() + place.row + place.row_of(k / 2, k % 2);
+    if (row < p.walk.owner.rows && terms[row].positive != terms[row].positive)
+      part.above = first ? p.walk.streamed.rows : 0;
     return part;
   });
 }

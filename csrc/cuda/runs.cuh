@@ -17,6 +17,16 @@ __device__ __forceinline__ void load_run(const double* from, double* to) {
   to[0] = run.x, to[1] = run.y;
 }
 
+__device__ __forceinline__ void load_shared_run(uint32_t from, float* to) {
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
+               : "r"(from)
+               : "memory");
+}
+__device__ __forceinline__ void load_shared_run(uint32_t from, double* to) {
+  asm volatile("ld.shared.v2.f64 {%0, %1}, [%2];" : "=d"(to[0]), "=d"(to[1]) : "r"(from) : "memory");
+}
+
 __device__ __forceinline__ void store_whole_run(const float* from, float* to) {
   *reinterpret_cast<float4*>(to) = {from[0], from[1], from[2], from[3]};
 }

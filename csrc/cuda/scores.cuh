@@ -2,7 +2,7 @@
 // the positives taken out.
 #pragma once
 #include "../core/log_sum_exp.h"
-#include "tile.cuh"
+#include "tile_products.cuh"
 
 namespace mi::cuda {
 
@@ -12,19 +12,15 @@ struct Place {
   int row, column;  // first of the warp within the block's tile
   int g, t;
 
-  __device__ Place() {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  __device__ explicit Place(int thread = threadIdx.x) {
+    const int warp = thread / 32, lane = thread % 32;
     row = warp / T::kWarpsAcross * T::kWarpRows;
     column = warp % T::kWarpsAcross * T::kWarpColumns;
     g = lane / 4, t = lane % 4;
   }
   // The same, and what follows from it is computed where it is used: what only few tiles need must not take the
   // registers of all.
-  __device__ __forceinline__ Place again() const {
-    Place place = *this;
-    asm volatile("" : "+r"(place.row), "+r"(place.column), "+r"(place.g), "+r"(place.t));
-    return place;
-  }
+  static __device__ __forceinline__ Place again() { return Place(static_cast<int>(opaque(threadIdx.x))); }
   // Of this thread's row (r, h) and column (c, e), within the warp's tile.
   __device__ __forceinline__ int row_of(int r, int h) const { return 16 * r + 8 * h + g; }
   __device__ __forceinline__ int column_of(int c, int e) const { return 8 * c + 2 * t + e; }
@@ -46,23 +42,59 @@ struct Scores {
   const Ring<T>& ring;
   const Place<T>& place;
   Affine<Scalar> affine;
-  int targets;      // 0: none
   int plain_tiles;  // these first ones need no more than `affine` where they are without a target
 
+  static __device__ __forceinline__ Scalar offset_of(const Walk& walk) {
+    return static_cast<Scalar>(walk.bias ? *walk.bias * kLog2E : 0);
+  }
+  // Of the owner's rows; where that matters, which is where columns are summed.
+  __device__ __forceinline__ int64_t rows_left() const {
+    return T::kPasses ? walk.owner.rows - ring.first_row() : T::kRows;
+  }
   // takes_any: the reduction applies any factor and offset by itself, else a positive factor alone.
   __device__ Scores(const Walk& walk, const Ring<T>& ring, const Place<T>& place, bool takes_any)
       : walk(walk), ring(ring), place(place) {
     affine.factor = static_cast<Scalar>(*walk.scale * kLog2E);
-    affine.offset = static_cast<Scalar>(walk.bias ? *walk.bias * kLog2E : 0);
+    affine.offset = offset_of(walk);
     const bool plain = (takes_any || (affine.factor > 0 && !walk.bias)) && !(walk.clip > 0) && !walk.owner.label &&
-                       !walk.owner.log_weight && !walk.streamed.log_weight;
-    targets = opaque(walk.owner.target || walk.streamed.target);
+                       !walk.owner.log_weight && !walk.streamed.log_weight && rows_left() >= T::kRows;
     plain_tiles = plain ? static_cast<int>(walk.streamed.rows / T::kColumns) : 0;
+  }
+
+  __device__ void find_targets() const {
+    Looks& looks = ring.looks();
+    int first = ring.end, last = -1;
+    auto note = [&](int tile) { first = min(first, tile), last = max(last, tile); };
+    if (walk.owner.target)
+      for (int64_t k = ring.first_row() + threadIdx.x; k < min(walk.owner.rows, ring.first_row() + T::kRows);
+           k += kThreads)
+        if (const int64_t target = walk.owner.target[k]; target >= 0 && target < walk.streamed.rows)
+          note(static_cast<int>(target / T::kColumns));
+    if (walk.streamed.target)
+      for (int64_t k = ring.first_column(ring.tile) + threadIdx.x;
+           k < min(walk.streamed.rows, ring.first_column(ring.end)); k += kThreads)
+        if (static_cast<uint64_t>(walk.streamed.target[k] - ring.first_row()) < T::kRows)
+          note(static_cast<int>(k / T::kColumns));
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2)
+      first = min(first, __shfl_xor_sync(~0u, first, mask)), last = max(last, __shfl_xor_sync(~0u, last, mask));
+    looks.first[threadIdx.x / 32] = first, looks.last[threadIdx.x / 32] = last;
+    looks.plain = plain_tiles;
+    __syncthreads();
+  }
+  // From `tile` on, tiles before this one have no target and no edge, and need no more than `affine`.
+  __device__ int next_look(int tile) const {
+    const Looks& looks = ring.looks();
+    int first = min(min(looks.plain, ring.whole_tiles), ring.end), last = -1;
+    for (int k = 0; k < kWarps; k++) last = max(last, looks.last[k]);
+    for (int k = 0; k < kWarps && tile <= last; k++) first = min(first, looks.first[k]);
+    return first;
   }
 
   // Which lanes know of a target of this warp's rows or columns in its tile.
   __device__ __forceinline__ uint32_t any_target(int tile) const {
-    if (!targets) return 0;
+    if (!walk.owner.target && !walk.streamed.target) return 0;
+    const Place<T> place = Place<T>::again();
     bool hit = false;
     const int64_t column = ring.first_column(tile) + place.column, row = ring.first_row() + place.row;
     if (walk.owner.target)
@@ -103,8 +135,8 @@ struct Scores {
   // Products become scores, log2 units; -inf where the pair is no negative.
   __device__ void finish(Tile<T>& s, int tile, double* positive) const {
     const auto& streamed = ring.streamed(tile);
-    const Place<T> place = this->place.again();
-    const Scalar clip = static_cast<Scalar>(walk.clip * kLog2E);
+    const Place<T> place = Place<T>::again();
+    const Scalar clip = static_cast<Scalar>(walk.clip * kLog2E), offset = offset_of(walk);
     const int left =
         static_cast<int>(min(walk.streamed.rows - ring.first_column(tile), int64_t{T::kColumns})) - place.column;
 #pragma unroll
@@ -113,6 +145,7 @@ struct Scores {
       const int target = owner_target(tile, r, h, place);
       const int64_t label = walk.owner.label ? ring.owner().label[at_row] : 0;
       const Scalar row_weight = walk.owner.log_weight ? ring.owner().log_weight[at_row] : Scalar(0);
+      const bool is_row = at_row < rows_left();
       Scalar found = 0;
 #pragma unroll
       for (int q = 0; q < 2 * T::kColumnBlocks; q++) {
@@ -121,10 +154,10 @@ struct Scores {
         const bool is_target = target == column;
         found = is_target ? x : found;
         const Scalar weight = walk.streamed.log_weight ? streamed.log_weight[at] : row_weight;
-        const bool gone = column >= left || is_target || weight == -kInf ||
+        const bool gone = column >= left || !is_row || is_target || weight == -kInf ||
                           (walk.streamed.target && streamed_target(tile, q / 2, q % 2, place) == row) ||
                           (walk.owner.label && label == streamed.label[at]);
-        x = x * affine.factor + affine.offset;
+        x = x * affine.factor + offset;
         if (clip > 0) x = x > clip ? clip : x < -clip ? -clip : x;
         x = gone ? -kInf : x + weight;
         if (q % 2 == 1) read_again();
@@ -135,19 +168,36 @@ struct Scores {
   }
 };
 
+// Where the number of chunks is known tiles are looked at only where a look is due; elsewhere registers are too few.
+template <class T>
+__device__ __forceinline__ void start_looks(Ring<T>& ring, const Scores<T>& scores) {
+  if constexpr (Ring<T>::kKnown) {
+    scores.find_targets();
+    ring.plain = scores.next_look(ring.tile);
+  }
+}
+// `finish_special` where a look is due.
+template <class T>
+__device__ __forceinline__ Affine<typename T::Scalar> finish_due(Ring<T>& ring, const Scores<T>& scores, Tile<T>& s,
+                                                                 int tile, double* positive) {
+  if (Ring<T>::kKnown && tile < ring.plain) return scores.affine;
+  const Affine<typename T::Scalar> affine = scores.finish_special(s, tile, positive);
+  if constexpr (Ring<T>::kKnown) ring.plain = scores.next_look(tile + 1);
+  return affine;
+}
+
 // Calls visit(s, tile) with the products of every tile of a block of rows.
 template <class T, class Visit>
 __device__ __forceinline__ void walk_tiles(Ring<T>& ring, const Place<T>& place, Visit&& visit) {
   const int lane = threadIdx.x % 32;
-  uint32_t rows = place.row * kRowBytes + T::Math::rows_offset(lane);
-  uint32_t columns = place.column * kRowBytes + T::Math::columns_offset(lane);
-  if (T::kChunks > 0) rows = opaque(rows), columns = opaque(columns);
+  const StepOffsets rows(place.row * kRowBytes + T::Math::rows_offset(lane), Ring<T>::kKnown),
+      columns(place.column * kRowBytes + T::Math::columns_offset(lane), Ring<T>::kKnown);
   const int last_tile = ring.last_tile();
   int tile = ring.tile;
   ring.start();
   for (; tile < last_tile; tile++) {
     Tile<T> s = {};
-    multiply_tile<T>(s, ring, rows, columns);
+    multiply_tile<T>(s, ring, 0, rows, columns, [] {});
     visit(s, tile);
   }
 }

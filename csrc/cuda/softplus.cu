@@ -61,12 +61,12 @@ cudaError_t softplus_sum(const DeviceDotProblem& p, double* positive, double* va
                   gradients.normalizer);
   with_scalar(p.dtype, [&]<class Scalar>(Scalar) {
     queue.each(p.m(), softplus_terms<Scalar>, log_weight, p.m(), gradients.normalizer,
-               static_cast<Term<Scalar>*>(gradients.candidate_terms));
+               static_cast<Term<Scalar>*>(gradients.candidate_terms.terms));
   });
 
   ForwardParams params = plan.values.params(positive);
   params.walk = without_log_weights(params.walk);
-  params.walk.streamed.terms = gradients.candidate_terms;
+  params.walk.streamed.terms = gradients.candidate_terms.terms;
   plan.values.run(queue, params);
   with_scalar(p.dtype, [&]<class Scalar>(Scalar) {
     queue.one_block(sum_parts<Scalar>, static_cast<const void*>(plan.values.parts),

@@ -18,15 +18,13 @@ struct alignas(2 * sizeof(Scalar)) Pair {
 template <class Scalar, int kCount>
 struct SideTile {
   Term<Scalar> term[kCount];
-  Scalar reference[kCount];  // of the terms, side by side
+  Scalar reference[kCount];  // of the terms, see place_of
   int64_t target[kCount];
   int64_t label[kCount];
   Scalar log_weight[kCount];
 
-  // Of two rows, `even` and the next, in one access.
-  __device__ __forceinline__ Pair<Scalar> references(int even) const {
-    return reinterpret_cast<const Pair<Scalar>&>(reference[even]);
-  }
+  // Where the references of two rows lie, 2 pair and the next: the four that a thread needs of two blocks are together.
+  static __device__ __forceinline__ int place_of(int pair) { return pair / 8 * 16 + pair % 4 * 4 + pair / 4 % 2 * 2; }
 
   // whole: all rows are there.
   __device__ __forceinline__ void load(const WalkSide& side, int64_t first, bool whole) {
@@ -51,9 +49,14 @@ struct SideTile {
     if (side.terms) {
       const Term<Scalar>* from = static_cast<const Term<Scalar>*>(side.terms) + row;
       load_one(term, from);
-      load_one(reference, &from->reference);
     }
   }
+};
+
+// Where a look at a tile is due: there is a target, of the owner's rows or among them, from the `first` of the warps'
+// tiles to the `last`; nothing else makes the first `plain` tiles special.
+struct Looks {
+  int first[kWarps], last[kWarps], plain;
 };
 
 // Steps of a walk: per streamed tile all chunks of d, then, for a gradient, the chunks of the features it accumulates,
@@ -63,9 +66,14 @@ struct Ring {
   using Scalar = typename T::Scalar;
   using Streamed = SideTile<Scalar, T::kColumns>;
   using Owner = SideTile<Scalar, T::kRows>;
+  static constexpr bool kKnown = T::kChunks > 0;
+  static constexpr bool kHeld = T::kChunks > 0 && T::kChunks <= T::kValueChunks;
+  // The steps of a tile, where they are known and the same for all blocks.
+  static constexpr bool kAlike = kKnown && (T::kChunks % (T::kValueChunks == 0 ? 1 : T::kValueChunks) == 0);
+  static constexpr int kSteps = kHeld ? 1 : kAlike ? T::kChunks + T::kValueChunks : 0;
   static constexpr int kOwnerChunk = T::kRows * kRowBytes, kStreamedChunk = T::kColumns * kRowBytes;
 
-  // Bytes: the resident chunks of the owner, the steps' slots, the side tiles.
+  // Bytes: the resident chunks of the owner, the steps' slots, the side tiles, where to look.
   struct Layout {
     int chunks;
     __host__ __device__ explicit Layout(int64_t row_bytes)
@@ -83,9 +91,10 @@ struct Ring {
       return T::kWarpgroup && slots < first_owner() + chunks * kOwnerChunk ? first_owner() + chunks * kOwnerChunk
                                                                            : slots;
     }
-    __host__ __device__ int bytes() const {
+    __host__ __device__ int looks() const {
       return sides() + static_cast<int>(sizeof(Owner) + kStages * sizeof(Streamed));
     }
+    __host__ __device__ int bytes() const { return looks() + static_cast<int>(sizeof(Looks)); }
   };
 
   const Walk& walk;
@@ -99,7 +108,9 @@ struct Ring {
   int end;          // of this split's tiles
   int whole_tiles;  // these first ones are copied without a look at their edges
   bool owner_whole;
-  uint32_t next;  // where this thread's copies of the first chunk of `tile` begin in the streamed side, in segments
+  int plain = 0;  // tiles before it need no look at exclusions or edges, nor anything of their rows besides features
+  uint32_t kept_place;  // see place
+  uint32_t next;        // where this thread's copies of `tile` begin in the streamed side, see `from`, in segments
 
   __device__ Ring(const Walk& walk, unsigned char* shared, int passed = 0)
       : walk(walk),
@@ -108,6 +119,7 @@ struct Ring {
         passed(passed),
         tile(blockIdx.y * walk.tiles_per_split),
         used(slot(1)) {
+    kept_place = opaque(place_of(threadIdx.x));
     const int tiles = static_cast<int>(ceil_div(walk.streamed.rows, T::kColumns));
     end = min(tiles, (blockIdx.y + 1) * walk.tiles_per_split);
     whole_tiles = whole(walk.streamed) ? static_cast<int>(walk.streamed.rows / T::kColumns) : 0;
@@ -121,7 +133,7 @@ struct Ring {
     return T::kChunks > 0 && T::kChunks <= T::kValueChunks ? 0 : blockIdx.z * T::kValueChunks;
   }
   __device__ __forceinline__ int steps() const {
-    return l.held() ? 1 : l.chunks + min(l.chunks - first_value(), T::kValueChunks);
+    return kSteps > 0 ? kSteps : l.held() ? 1 : l.chunks + min(l.chunks - first_value(), T::kValueChunks);
   }
   __device__ int64_t first_row() const {
     return static_cast<int64_t>(blockIdx.x + (T::kPasses ? passed : 0)) * T::kRows;
@@ -131,23 +143,39 @@ struct Ring {
   __device__ Streamed& streamed(int tile) const {
     return reinterpret_cast<Streamed*>(shared + l.sides() + sizeof(Owner))[tile % kStages];
   }
+  __device__ Looks& looks() const { return *reinterpret_cast<Looks*>(shared + l.looks()); }
   __device__ uint32_t slot(int k) const { return shared_address(shared) + l.first_slot() + k * l.slot(); }
 
   __device__ uint32_t unused() const { return slot(0) + slot(1) - used; }
 
-  // Chunks are whole, and 32 bits tell a row, a pitch and a segment.
+  // Chunks are whole, rows lie side by side where the number of chunks is known, and 32 bits tell a row, a pitch and a
+  // segment.
   __device__ __forceinline__ bool whole(const WalkSide& side) const {
-    return walk.row_bytes == l.chunks * kRowBytes && max(side.rows, side.pitch) < int64_t{1} << 31 &&
+    return walk.row_bytes == l.chunks * kRowBytes &&
+           (kKnown ? side.pitch == walk.row_bytes : side.pitch < int64_t{1} << 31) && side.rows < int64_t{1} << 31 &&
            side.rows * side.pitch < int64_t{kSegmentBytes} << 32;
   }
-  // Where this thread's copies go in a chunk: computed here, not held in a register between steps.
-  static __device__ __forceinline__ uint32_t place() {
-    const uint32_t thread = opaque(threadIdx.x), row = thread / 8;
+  static __device__ __forceinline__ uint32_t pitch(const WalkSide& side) {
+    return kKnown ? T::kChunks * kRowBytes : static_cast<uint32_t>(side.pitch);
+  }
+  // Eight threads copy a row of a chunk, one after the other: rows k, k + 8, k + 32, k + 40 and so on. Where rows of
+  // 256 bytes lie side by side the distance of two of them from the second fits into an instruction.
+  static constexpr int kRowsTogether = kThreads / 8, kFirstCounted = kKnown ? 8 : 0;
+  static __device__ __forceinline__ int copied_row(int thread) {
+    return kKnown ? thread / 8 % 8 + thread / 64 * 16 : thread / 8;
+  }
+  static __device__ __forceinline__ int further_row(int copy) {
+    return kKnown ? copy / 2 * 32 + copy % 2 * 8 : kRowsTogether * copy;
+  }
+  static __device__ __forceinline__ uint32_t place_of(int thread) {
+    const int row = copied_row(thread);
     return row * kRowBytes + T::Math::segment(row, thread % 8) * kSegmentBytes;
   }
-  // What this thread copies first of the rows from `first` on.
+  // Where this thread's copies go in a chunk: held in a register between steps only where those suffice.
+  __device__ __forceinline__ uint32_t place() const { return kKnown ? kept_place : place_of(opaque(threadIdx.x)); }
+  // Row kFirstCounted of those that this thread copies from `first` on.
   static __device__ __forceinline__ const char* from(const WalkSide& side, int64_t first) {
-    return static_cast<const char*>(side.data) + (first + threadIdx.x / 8) * side.pitch +
+    return static_cast<const char*>(side.data) + (first + copied_row(threadIdx.x) + kFirstCounted) * side.pitch +
            threadIdx.x % 8 * kSegmentBytes;
   }
   // Chunks of kCount whole rows, one behind the other.
@@ -155,49 +183,55 @@ struct Ring {
   __device__ __forceinline__ void load_whole_chunks(uint32_t to, const WalkSide& side, const char* from) const {
     to += place();
 #pragma unroll
-    for (int k = 0; k < kCount; k += kThreads / 8) {
+    for (int copy = 0; copy < kCount / kRowsTogether; copy++) {
+      const int row = further_row(copy), counted = kKnown ? (row - kFirstCounted) * static_cast<int>(pitch(side)) : 0;
 #pragma unroll
-      for (int c = 0; c < kChunks; c++) copy_async<16>(to + (c * kCount + k) * kRowBytes, from + c * kRowBytes, 16);
-      from = multiply_add(static_cast<uint32_t>(side.pitch), kThreads / 8, from);
+      for (int c = 0; c < kChunks; c++)
+        copy_async<16>(to + (c * kCount + row) * kRowBytes, from + counted + c * kRowBytes, 16);
+      if (!kKnown) from = multiply_add(pitch(side), further_row(copy + 1) - row, from);
     }
   }
   template <int kCount>
   __device__ __forceinline__ void load_chunk(uint32_t to, const WalkSide& side, int64_t first, int chunk) const {
     const int thread = opaque(threadIdx.x);
-    const int row = thread / 8, segment = thread % 8;
+    const int row = copied_row(thread), segment = thread % 8;
     const int64_t column = static_cast<int64_t>(chunk) * kRowBytes + segment * kSegmentBytes;
     const int bytes = static_cast<int>(max(int64_t{0}, min(int64_t{kSegmentBytes}, walk.row_bytes - column)));
     const int rows = static_cast<int>(min(int64_t{kCount}, side.rows - first)) - row;
     const char* from = static_cast<const char*>(side.data) + (first + row) * side.pitch + column;
     to += place();
-    constexpr int kTogether = kThreads / 8;
 #pragma unroll 1
-    for (int k = 0; k < kCount; k += kTogether) {
-      copy_async<16>(to + k * kRowBytes, from, k < rows ? bytes : 0);
-      from += kTogether * side.pitch;
+    for (int copy = 0; copy < kCount / kRowsTogether; copy++) {
+      const int k = further_row(copy);
+      copy_async<16>(to + k * kRowBytes, from + k * side.pitch, k < rows ? bytes : 0);
     }
   }
 
   __device__ void start() {
+    start([] {});
+  }
+  template <class Fetch>
+  __device__ void start(Fetch&& fetch) {
     const char* first = from(walk.streamed, first_column(tile));
     next = static_cast<uint32_t>((first - static_cast<const char*>(walk.streamed.data)) / kSegmentBytes);
     owner().load(walk.owner, first_row(), false);
     if (l.resident())
 #pragma unroll 1
       for (int c = 0; c < l.chunks; c++) load_chunk<T::kRows>(owner_chunk(c), walk.owner, first_row(), c);
-    bring();
+    bring(fetch);
   }
 
+  __device__ __forceinline__ const char* next_copies() const {
+    return static_cast<const char*>(walk.streamed.data) + uint64_t{next} * kSegmentBytes;
+  }
   __device__ __forceinline__ void bring_streamed(uint32_t to, int chunk) {
-    constexpr bool kHeld = T::kChunks > 0 && T::kChunks <= T::kValueChunks;
     if (tile < whole_tiles) {
-      const char* from = static_cast<const char*>(walk.streamed.data) + uint64_t{next} * kSegmentBytes;
+      const char* from = next_copies();
       if constexpr (kHeld)
         load_whole_chunks<T::kColumns, T::kChunks>(to, walk.streamed, from);
       else
         for (int c = 0; c < (l.held() ? l.chunks : 1); c++)
           load_whole_chunks<T::kColumns>(to + c * kStreamedChunk, walk.streamed, from + (chunk + c) * kRowBytes);
-      if (step + 1 == steps()) next += static_cast<uint32_t>(walk.streamed.pitch) / kSegmentBytes * T::kColumns;
     } else {
 #pragma unroll 1
       for (int c = 0; c < (l.held() ? l.chunks : 1); c++)
@@ -211,26 +245,40 @@ struct Ring {
       load_chunk<T::kRows>(to, walk.owner, first_row(), chunk);
   }
 
-  // Brings the next step in, if there is one, to the slot that is not in use.
-  __device__ __forceinline__ void bring() {
-    if (tile < last_tile()) {
-      const uint32_t to = unused();
-      if (!bare && step == 0) streamed(tile).load(walk.streamed, first_column(tile), tile < whole_tiles);
-      const bool value = step >= l.chunks;
-      bring_streamed(to, l.held() ? 0 : value ? first_value() + step - l.chunks : step);
-      if (!l.resident() && !value) bring_owner(to + kStreamedChunk, step);
-      if (++step == steps()) step = 0, tile++;
+  // Brings the next step in, if there is one, to the slot that is not in use. fetch() brings in what else a kernel
+  // needs of each tile, and of one past the last.
+  template <class Fetch>
+  __device__ __forceinline__ void bring(Fetch&& fetch) {
+    const uint32_t to = unused();
+    const bool value = step >= l.chunks;
+    const int chunk = l.held() ? 0 : value ? first_value() + step - l.chunks : step;
+    if (kKnown && tile < plain) {
+      load_whole_chunks<T::kColumns, kHeld ? T::kChunks : 1>(to, walk.streamed, next_copies() + chunk * kRowBytes);
+      if (step == 0) fetch();
+    } else {
+      if (step == 0) fetch();
+      if (tile < last_tile()) {
+        if (!bare && step == 0) streamed(tile).load(walk.streamed, first_column(tile), tile < whole_tiles);
+        bring_streamed(to, chunk);
+        if (!l.resident() && !value) bring_owner(to + kStreamedChunk, step);
+      }
     }
-    close_copies();
+    if (++step < steps()) return;
+    step = 0, tile++;
+    next += pitch(walk.streamed) / kSegmentBytes * T::kColumns;
   }
 
   // Waits for the next step; the one before is no longer needed by anyone.
   __device__ __forceinline__ void advance() {
-    await_copies<0>();
+    advance([] {});
+  }
+  template <class Fetch>
+  __device__ __forceinline__ void advance(Fetch&& fetch) {
+    await_all_copies();
     if constexpr (T::kWarpgroup) show_copies_to_warpgroups();
     __syncthreads();
     used = unused();
-    bring();
+    bring(fetch);
   }
 
   __device__ __forceinline__ uint32_t streamed_chunk(int c) const { return used + (l.held() ? c * kStreamedChunk : 0); }
@@ -238,50 +286,5 @@ struct Ring {
     return l.resident() ? shared_address(shared) + l.first_owner() + c * kOwnerChunk : used + kStreamedChunk;
   }
 };
-
-// scores += owner's rows times streamed rows, over one chunk. rows_at, columns_at: added to addresses, known constants.
-template <class T>
-__device__ __forceinline__ void multiply_chunk(typename T::Scalar (&scores)[T::kRowBlocks][T::kColumnBlocks][4],
-                                               uint32_t rows, uint32_t columns, bool exact, int rows_at = 0,
-                                               int columns_at = 0) {
-  using Math = typename T::Math;
-#pragma unroll
-  for (int k = 0; k < kRowBytes / kStepBytes; k++) {
-    typename Math::Rows a[T::kRowBlocks];
-#pragma unroll
-    for (int r = 0; r < T::kRowBlocks; r++)
-      a[r] = Math::load_rows((rows ^ (k * kStepBytes)) + (r * 16 * kRowBytes + rows_at), exact);
-#pragma unroll
-    for (int c = 0; c < T::kColumnBlocks; c += 2) {
-      const typename Math::Columns b =
-          Math::load_columns((columns ^ (k * kStepBytes)) + (c * 8 * kRowBytes + columns_at), exact);
-#pragma unroll
-      for (int half = 0; half < 2; half++)
-#pragma unroll
-        for (int r = 0; r < T::kRowBlocks; r++) Math::multiply(scores[r][c + half], a[r], b, half, exact);
-    }
-  }
-}
-
-// All chunks of the next tile. rows, columns: where this thread begins in a chunk.
-template <class T>
-__device__ __forceinline__ void multiply_tile(typename T::Scalar (&scores)[T::kRowBlocks][T::kColumnBlocks][4],
-                                              Ring<T>& ring, uint32_t rows, uint32_t columns) {
-  if constexpr (T::kChunks > 0) {
-    static_assert(T::kChunks <= T::kResident);
-#pragma unroll
-    for (int c = 0; c < T::kChunks; c++) {
-      if (T::kValueChunks == 0) ring.step = (c + 1) % T::kChunks;  // as it is, and known here
-      if (!ring.l.held() || c == 0) ring.advance();
-      multiply_chunk<T>(scores, ring.owner_chunk(0) + rows, ring.streamed_chunk(0) + columns, ring.walk.exact,
-                        c * Ring<T>::kOwnerChunk, ring.l.held() ? c * Ring<T>::kStreamedChunk : 0);
-    }
-  } else {
-    for (int c = 0; c < ring.l.chunks; c++) {
-      if (!ring.l.held() || c == 0) ring.advance();
-      multiply_chunk<T>(scores, ring.owner_chunk(c) + rows, ring.streamed_chunk(c) + columns, ring.walk.exact);
-    }
-  }
-}
 
 }  // namespace mi::cuda

@@ -26,6 +26,7 @@ struct Tiling {
   static constexpr int kRows = kWarpRows * kWarpsDown, kColumns = kWarpColumns * kWarpsAcross;
   static constexpr int kChunk = kRowBytes / static_cast<int>(sizeof(Element));  // elements
   static constexpr int kChunkBlocks = kChunk / 8;
+  static constexpr int kPairSteps = 2 * kRowBytes / kChunkBlocks / kStepBytes;  // steps of K in two blocks of features
 };
 
 // The same where d is known to have so many chunks: addresses are constants, and sums begin without being set to zero.
@@ -56,7 +57,8 @@ struct KnownChunks {};
 
 template <class Element>
 struct Traits {
-  using Known = KnownChunks<2>;                         // d <= 128
+  using Known = KnownChunks<1, 2>;                      // d <= 128
+  using KnownGradient = KnownChunks<1, 2, 4>;           // and 192 < d <= 256
   using Forward = Tiling<Element, 4, 8, 2, 2, 0>;       // 128 x 128, d <= 128 resident
   using Softplus = Tiling<Element, 2, 8, 4, 2, 0>;      // 128 x 64
   using Gradient = Tiling<Element, 2, 4, 4, 4, 2>;      // 128 x 32, d <= 256 resident, 128 features
@@ -65,6 +67,7 @@ struct Traits {
 template <>
 struct Traits<float> {
   using Known = KnownChunks<4>;
+  using KnownGradient = Known;
   using Forward = Tiling<float, 2, 8, 4, 4, 0>;  // 128 x 64, d <= 128 resident
   using Softplus = Forward;
   using Gradient = Tiling<float, 1, 4, 4, 4, 4>;  // 64 x 32, d <= 128 resident, 128 features
@@ -73,6 +76,7 @@ struct Traits<float> {
 template <>
 struct Traits<double> {
   using Known = KnownChunks<>;
+  using KnownGradient = Known;
   using Forward = Tiling<double, 2, 4, 2, 4, 0>;  // 64 x 64, d <= 64 resident
   using Softplus = Forward;
   using Gradient = Tiling<double, 1, 4, 4, 4, 4>;  // 64 x 32, d <= 64 resident, 64 features

@@ -14,6 +14,8 @@ struct alignas(4 * sizeof(Scalar)) Term {
   Scalar unused;
 };
 
+constexpr int kRowsPastEnd = 256;  // two tiles of the streamed side, at most
+
 struct WalkSide {
   const void* data = nullptr;  // 16-byte aligned
   int64_t rows = 0;
@@ -22,6 +24,7 @@ struct WalkSide {
   const int64_t* label = nullptr;
   const void* log_weight = nullptr;  // Scalar, log2 units
   const void* terms = nullptr;       // Term<Scalar>
+  const void* references = nullptr;  // of the terms, Scalar, and of kRowsPastEnd more
 };
 
 struct Walk {

@@ -13,6 +13,7 @@ __global__ void __launch_bounds__(kThreads) warpgroup_forward(const __grid_const
   Ring<T> ring(p.walk, shared);
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, false);
+  start_looks(ring, scores);
   RowLogSumExp<T> sums;
   const int last_tile = ring.last_tile();
   int tile = ring.tile;
@@ -22,7 +23,7 @@ __global__ void __launch_bounds__(kThreads) warpgroup_forward(const __grid_const
     ring.advance();
     Tile<T> s;
     rows.multiply(s, ring);
-    sums.push(s, scores.finish_special(s, tile, p.positive).factor);
+    sums.push(s, finish_due(ring, scores, s, tile, p.positive).factor);
   }
   write_sums(sums, p, ring, place);
 }

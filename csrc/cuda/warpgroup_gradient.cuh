@@ -35,34 +35,25 @@ __global__ void __launch_bounds__(kThreads) warpgroup_gradient(const __grid_cons
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, WeightsOf::kTakesAny);
   WeightsOf weights(p, ring, place);
+  scores.find_targets();
+  if (weights.any_plain()) ring.plain = scores.next_look(ring.tile);
   ProductsTile<T> products = {};
   const int last_tile = ring.last_tile();
   int tile = ring.tile;
-  ring.start();
+  const auto fetch = [&] { weights.fetch(); };
+  ring.start(fetch);
   const HeldRows<T> rows(ring, place);
   for (; tile < last_tile; tile++) {
-    ring.advance();
+    ring.advance(fetch);
     Tile<T> s;
     rows.multiply(s, ring);
-    const uint32_t target = scores.any_target(tile);
-    Affine<typename T::Scalar> affine = scores.affine;
-    if (target || scores.special(tile)) {
-      scores.finish(s, tile, p.positive);
-      affine = {1, 0};
-    }
     WeightRows<T> left[T::kRowBlocks];
-    if constexpr (WeightsOf::kOnline) {
-      weights.take(left, s, affine.factor, products);
-    } else {
-      weights.apply(s, affine, tile);
-      if (target) weights.set_positives(s, scores, tile);
-#pragma unroll
-      for (int r = 0; r < T::kRowBlocks; r++) left[r].take(s[r]);
-    }
+    weigh_tile<T>(left, s, weights, scores, ring, tile, p.positive, products);
     add_weighted<T>(products, left, ring);
   }
+  await_all_copies();
   weights.finish();
-  write_products<T>(products, p, ring, place);
+  write_products<T>(products, p, ring);
 }
 
 template <class Element>

@@ -20,7 +20,7 @@ struct HeldRows {
   // Once the first copies have come.
   __device__ HeldRows(const Ring<T>& ring, const Place<T>& place) {
     const uint32_t at = place.row * kRowBytes + T::Math::rows_offset(threadIdx.x % 32);
-    await_copies<0>();
+    await_all_copies();
     __syncthreads();
 #pragma unroll
     for (int c = 0; c < T::kChunks; c++)

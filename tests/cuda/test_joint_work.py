@@ -32,7 +32,7 @@ def test_scores_of_one_layer(joint_walks):
     assert all(stats.shared_wavefronts == stats.shared_accesses for stats in large), "bank conflicts"
 
 
-@pytest.mark.parametrize("queries_own,most", [(True, 1.16), (False, 1.15)])
+@pytest.mark.parametrize("queries_own,most", [(True, 1.15), (False, 1.135)])
 def test_sums_of_one_layer(queries_own, most, joint_walks):
     shapes = [(64, m, 64) if queries_own else (m, 64, 64) for m in (64, 192)]
     kernel = f"one_layer_sumsIfLb{int(queries_own)}"

@@ -1,5 +1,7 @@
 """Every walk against the float64 reference, judged as the operators on the CPU are: see tests/problems.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from problems import CALLS, DTYPES, EXCLUSIONS, LAYOUTS, check, laid_out, problem
@@ -37,6 +39,15 @@ def test_ragged_shapes(call, shape, dtype):
 def test_a_number_of_features_that_kernels_are_made_for(call, shape, kind, dtype):
     """Whole tiles and chunks, and parts of them."""
     check(call, problem(*shape, kind, dtype))
+
+
+@pytest.mark.parametrize("shape", [(200, 140, 64), (330, 200, 128), (200, 140, 256)], ids=str)
+@pytest.mark.parametrize("call", ["statistics with columns", "cross-entropy"])
+def test_tiles_without_a_target_before_and_after_those_with_one(call, shape):
+    """Of the queries' blocks and of the candidates'."""
+    p = problem(*shape, "targets", torch.bfloat16)
+    target, *others = p.exclusions
+    check(call, replace(p, exclusions=(target.sort().values, *others)))
 
 
 @EVERY_DTYPE
