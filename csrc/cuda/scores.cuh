@@ -190,8 +190,8 @@ __device__ __forceinline__ Affine<typename T::Scalar> finish_due(Ring<T>& ring, 
 template <class T, class Visit>
 __device__ __forceinline__ void walk_tiles(Ring<T>& ring, const Place<T>& place, Visit&& visit) {
   const int lane = threadIdx.x % 32;
-  const StepOffsets rows(place.row * kRowBytes + T::Math::rows_offset(lane), Ring<T>::kKnown),
-      columns(place.column * kRowBytes + T::Math::columns_offset(lane), Ring<T>::kKnown);
+  const StepOffsets rows(place.row * kRowBytes + T::Math::rows_offset(lane)),
+      columns(place.column * kRowBytes + T::Math::columns_offset(lane));
   const int last_tile = ring.last_tile();
   int tile = ring.tile;
   ring.start();

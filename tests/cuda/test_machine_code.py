@@ -71,17 +71,17 @@ def test_16_bit_walks_use_tensor_cores_and_wide_copies(code):
         (128, TWO_SIDED, (64, 64), (256, 128 + 1, 16, 0), 7.47),
         (64, ONLINE, (32, 64), (64 + 64, 64, 4, 0), 6.71),
         (128, ONLINE, (32, 64), (128 + 128, 64, 8, 0), 9.4),
-        (256, ONLINE, (32, 64), (256 + 128, 64, 16 + 8, 0), 13.95),
+        (256, ONLINE, (32, 64), (256 + 128, 64, 16 + 8, 0), 13.96),
         (128, OWN, (32, 64), (128 + 128, 64, 8, 0), 8.3),
         (64, STREAMED, (32, 64), (64 + 64, 64, 4 + 1, 4), 5.75),
         (128, STREAMED, (32, 64), (128 + 128, 64, 8 + 1, 4), 8.47),
-        (256, STREAMED, (32, 64), (256 + 128, 64, 16 + 8 + 1, 4), 12.96),
+        (256, STREAMED, (32, 64), (256 + 128, 64, 16 + 8 + 1, 4), 12.99),
         (128, BOTH, (32, 32), (64 + 64, 64, 4 + 1, 2), 12.25),
     ],
 )
 def test_lanes_of_the_main_loop(d, names, shape, work, most_lanes, dtype, code):
     """For 128 features of a gradient. Where d is known, T is Chunked<Tiling<...>, chunks of 64 features>."""
-    names = (*names, dtype, f"EEELi{d // 64}EEE")
+    names = ("pairwise", *names, dtype, f"EEELi{d // 64}EEE")
     (kernel,) = (name for name in code if "Chunked" in name and all(part in name for part in names))
     turn = shortest_turn(code[kernel], dict(zip(["HMMA", "MUFU.EX2", "LDGSTS", "LDS.128"], work, strict=True)))
     assert 32 * len(turn) / (shape[0] * shape[1]) <= most_lanes
@@ -109,4 +109,6 @@ def test_turns_by_warpgroups(names, work, scores, most_lanes, dtype, code):
     turn = shortest_turn(code[kernel], {"MUFU.EX2": 64, **work})
     assert 32 * len(turn) / scores <= most_lanes
     assert counts(turn, ["HGMMA.64x64x16.F32", "MUFU.EX2"]) == (work["HGMMA"], 64)
-    assert re.fullmatch(r"WFB(SP+A)+", "".join(FENCES.get(stem(line), "") for line in turn))
+    fences = "".join(FENCES.get(stem(line), "") for line in turn)
+    begin = fences.index("W")  # a loop may begin anywhere
+    assert re.fullmatch(r"WFB(SP+A)+", fences[begin:] + fences[:begin])
