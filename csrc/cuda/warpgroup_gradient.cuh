@@ -7,6 +7,12 @@
 
 namespace mi::cuda {
 
+// The features that there are of those that a tile of products has room for.
+template <class T, int kBlocks>
+__device__ __forceinline__ WarpgroupBlocks<8 * T::kChunks>& values_of(float (&row)[kBlocks][4]) {
+  return reinterpret_cast<WarpgroupBlocks<8 * T::kChunks>&>(row);
+}
+
 // products += weights times the features of the tile in use.
 template <class T>
 __device__ __forceinline__ void add_weighted(ProductsTile<T>& products, WeightRows<T> (&weights)[T::kRowBlocks],
@@ -15,16 +21,14 @@ __device__ __forceinline__ void add_weighted(ProductsTile<T>& products, WeightRo
   for (int k = 0; k < 2 * T::kRowBlocks * T::kColumnBlocks; k++)
     asm volatile("" : "+r"(weights[k / 2 / T::kColumnBlocks].r[k / 2 % T::kColumnBlocks][k % 2])::"memory");
   settle(products);
-  const uint64_t values = described(ring.streamed_chunk(0));
+  const uint64_t values = described(ring.streamed_chunk(0), Ring<T>::kStreamedChunk);
   begin_products();
 #pragma unroll
   for (int step = 0; step < T::kColumnBlocks / 2; step++)
 #pragma unroll
     for (int r = 0; r < T::kRowBlocks; r++)
-#pragma unroll
-      for (int c = 0; c < T::kChunks; c++)
-        add_values(blocks_at(products[r], 8 * c), weights[r].rows(step, true).r,
-                   values + (c * Ring<T>::kStreamedChunk + step * 16 * kRowBytes) / 16, typename T::Element{});
+      add_values<typename T::Element>(values_of<T>(products[r]), weights[r].rows(step, true).r,
+                                      values + step * 16 * kRowBytes / 16);
   await_products(products);
 }
 

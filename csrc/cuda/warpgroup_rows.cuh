@@ -5,12 +5,6 @@
 
 namespace mi::cuda {
 
-// 64 columns of a tile's row of blocks.
-template <int kBlocks>
-__device__ __forceinline__ WarpgroupBlocks& blocks_at(float (&row)[kBlocks][4], int first) {
-  return *reinterpret_cast<WarpgroupBlocks*>(&row[first]);
-}
-
 // All chunks of a warp's rows, and their products with streamed tiles.
 template <class T>
 struct HeldRows {
@@ -34,22 +28,20 @@ struct HeldRows {
 
   // Scores of the tile that is in use.
   __device__ __forceinline__ void multiply(Tile<T>& s, const Ring<T>& ring) const {
-    const uint64_t columns = described(ring.streamed_chunk(0));
+    const uint64_t columns = described(ring.streamed_chunk(0), Ring<T>::kStreamedChunk);
     begin_products();
 #pragma unroll
     for (int c = 0; c < T::kChunks; c++)
 #pragma unroll
       for (int k = 0; k < kSteps; k++)
 #pragma unroll
-        for (int r = 0; r < T::kRowBlocks; r++)
-#pragma unroll
-          for (int block = 0; block < T::kColumnBlocks; block += 8) {
-            const int at = c * Ring<T>::kStreamedChunk + block * 8 * kRowBytes + k * kStepBytes;
-            if (c == 0 && k == 0)
-              multiply_rows<false>(blocks_at(s[r], block), rows[c][k][r].r, columns + at / 16, typename T::Element{});
-            else
-              multiply_rows<true>(blocks_at(s[r], block), rows[c][k][r].r, columns + at / 16, typename T::Element{});
-          }
+        for (int r = 0; r < T::kRowBlocks; r++) {
+          const uint64_t at = columns + (c * Ring<T>::kStreamedChunk + k * kStepBytes) / 16;
+          if (c == 0 && k == 0)
+            multiply_rows<false, typename T::Element>(s[r], rows[c][k][r].r, at);
+          else
+            multiply_rows<true, typename T::Element>(s[r], rows[c][k][r].r, at);
+        }
     await_products(s);
   }
 };
