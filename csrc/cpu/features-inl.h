@@ -164,7 +164,7 @@ struct TransposedQueries {
 
   void place(const DotProblem& p, Arena& arena) {
     dim = p.dim;
-    data = arena.take<T>(dim * kQueryBlock);
+    data = arena.take<T>(dim * round_up(kQueryBlock, kPanel<T>));
   }
 
   const T* at(int64_t lane) const { return data + lane / kPanel<T> * dim * kPanel<T> + lane % kPanel<T>; }
