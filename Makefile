@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 # Any torch from 2.10 on; name another to build against a CUDA torch.
 TORCH ?= torch==2.13.0
-# Packages that mi_ext.dropin is tested beside, without what they depend on (torchvision, timm, …): their losses do not need it.
-PEERS = lightly==1.6.0 open_clip_torch==3.3.0 inf-cl==1.2.1 cut-cross-entropy==25.1.1
+# Packages that mi_ext.dropin is tested beside, or benchmarks.cuda_model counts, without what they depend on (torchvision,
+# timm, …): their losses do not need it.
+PEERS = lightly==1.6.0 open_clip_torch==3.3.0 inf-cl==1.2.1 cut-cross-entropy==25.1.1 liger-kernel==0.8.5
 BIN = $(VENV)/bin
 SOURCES = $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 

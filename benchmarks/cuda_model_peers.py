@@ -1,25 +1,15 @@
-"""The Triton kernels of inf-cl and cut-cross-entropy, in the configurations their packages choose, for cuda_model."""
+"""The Triton kernels of inf-cl and cut-cross-entropy, in the configurations their packages choose, for cuda_model.
 
-import importlib
+A call is a kernel's name → its launches on n × n scores.
+"""
 
 import numpy as np
 
-WARP = 32
-ARCHITECTURE = 80
+from .cuda_model_counts import Launch
+from .cuda_model_triton import jit_function, launched
 
 
-def launches(n: int, d: int) -> list[tuple]:
-    """(kernel, dtype, counts of its launches); none where Triton or a package is not installed, and that is said."""
-    found = []
-    for name, count in (("inf-cl", inf_cl), ("cut-cross-entropy", cut_cross_entropy)):
-        try:
-            found += count(n, d)
-        except ImportError as error:
-            print(f"{name} is left out: {error}")
-    return found
-
-
-def inf_cl(n: int, d: int) -> list[tuple]:
+def inf_cl(n: int, d: int, architecture: str) -> dict[str, list[Launch]]:
     """Online log-sum-exp, then a kernel for each gradient; float32 read, tf32 multiplied; 64 × 64 tiles, 8 warps."""
     from ptxsim import Device
 
@@ -34,16 +24,17 @@ def inf_cl(n: int, d: int) -> list[tuple]:
 
     def run(kernel: str):
         function = jit_function("inf_cl.flash", kernel)
-        return launch(device, function, -(-n // 64), values, types, constants, num_warps=8, num_stages=1)
+        tile = 64 * 64 // 8  # of a warp
+        options = {"num_warps": 8, "num_stages": 1}
+        return launched(device, function, -(-n // 64), values, types, constants, architecture, tile, False, **options)
 
     forward = run("_prob_fwd_kernel")
     gradients = [run("_dq_prob_bwd_kernel"), run("_dk_prob_bwd_kernel")]
-    name = "inf-cl forward"
-    return [(name, "tf32", [forward]), (f"{name} and gradients", "tf32", [forward, *gradients])]
+    return {"inf-cl, forward": [forward], "inf-cl, forward and gradients": [forward, *gradients]}
 
 
-def cut_cross_entropy(n: int, d: int) -> list[tuple]:
-    """Log-sum-exp, then both gradients in one kernel; bfloat16."""
+def cut_cross_entropy(n: int, d: int, architecture: str) -> dict[str, list[Launch]]:
+    """Log-sum-exp, then both gradients in one kernel; bfloat16, gradients too. Nothing is filtered, filter_eps=None."""
     from ptxsim import Device, f32_to_bf16
 
     device, rng = Device(), np.random.default_rng(0)
@@ -51,12 +42,15 @@ def cut_cross_entropy(n: int, d: int) -> list[tuple]:
     values = {"E": e, "C": c, "LSE": device.to_device(np.full(n, -np.inf, np.float32)), "B": n, "V": n, "D": d}
     values |= {"Locks": device.zeros(64, np.uint32), "num_locks": 64, "B_BIN": n, "stride_lse_b": 1}
     values |= {"stride_eb": d, "stride_ed": 1, "stride_cv": d, "stride_cd": 1, "stride_vb": 1}
-    values |= {"dOut": device.to_device(np.ones(1, np.float32)), "grad_scale": 1.0, "filter_eps": 0.0}
-    values |= {"Targets": device.to_device(np.arange(n)), "dE": device.zeros((n, d)), "dC": device.zeros((n, d))}
-    values |= {"dELocks": device.zeros(1, np.uint32), "dCLocks": device.zeros(1, np.uint32)}
-    values |= {name: 1 for name in ("n_de_locks_0", "n_de_locks_1", "n_dc_locks_0", "n_dc_locks_1")}
-    types = {name: "i32" for name in values} | {"E": "*bf16", "C": "*bf16", "Targets": "*i64"}
-    types |= {name: "*fp32" for name in ("LSE", "dOut", "dE", "dC")} | {"grad_scale": "fp32", "filter_eps": "fp32"}
+    values |= {"dOut": device.to_device(np.ones(1, np.float32)), "grad_scale": 1.0}
+    values |= {"Targets": device.to_device(np.arange(n))}
+    values |= {name: device.zeros((n, d), np.uint16) for name in ("dE", "dC")}
+    locks = -(-d // 64)  # for each row of them
+    for side in ("de", "dc"):
+        values |= {f"n_{side}_locks_0": -(-n // locks), f"n_{side}_locks_1": locks}
+        values[f"d{side[1].upper()}Locks"] = device.zeros((-(-n // locks), locks), np.uint32)
+    types = {name: "i32" for name in values} | {"Targets": "*i64", "LSE": "*fp32", "dOut": "*fp32"}
+    types |= {name: "*bf16" for name in ("E", "C", "dE", "dC")} | {"grad_scale": "fp32"}
     types |= {name: "*u32" for name in ("Locks", "dELocks", "dCLocks")}
 
     def run(module: str, kernel: str, block_b: int, block_v: int, constants: dict, **options):
@@ -64,43 +58,24 @@ def cut_cross_entropy(n: int, d: int) -> list[tuple]:
         shared |= {"BLOCK_B": block_b, "BLOCK_V": block_v, "BLOCK_D": 32, "EVEN_D": True}
         function = jit_function(f"cut_cross_entropy.{module}", kernel)
         grid = -(-n // block_b) * -(-n // block_v)
-        return launch(device, function, grid, values, types, shared | constants, **options)
+        tile = block_b * block_v // options["num_warps"]  # a block of threads has no other
+        return launched(device, function, grid, values, types, shared | constants, architecture, tile, True, **options)
 
     no_average = {"LA": None, "HAS_LA": False, "DOT_PRECISION": "tf32"}
     forward = run("cce_lse_forward", "_cce_lse_forward_kernel", 256, 128, no_average, num_warps=8, num_stages=3)
     both = {"VocabOrdering": None, "HAS_VOCAB_ORDERING": False, "MM_BACK_BLOCK_D": 64, "MM_BACK_EVEN_D": True}
-    both |= {"ITEM_DO": True, "FILTER_GRAD": True, "HAS_TARGETS": True, "SHIFT": False, "REQUIRES_GRAD": True}
+    both |= {
+        "ITEM_DO": True,
+        "FILTER_GRAD": False,
+        "filter_eps": None,
+        "HAS_TARGETS": True,
+        "SHIFT": False,
+        "REQUIRES_GRAD": True,
+    }
     gradients = run("cce_backward", "_cce_backward_kernel", 128, 128, both, num_warps=4, num_stages=4)
-    name = "cut-cross-entropy forward"
-    return [(name, "bfloat16", [forward]), (f"{name} and gradients", "bfloat16", [forward, gradients])]
+    name = "cut-cross-entropy, forward"
+    return {name: [forward], f"{name} and gradients": [forward, gradients]}
 
 
-def jit_function(module: str, name: str):
-    """The kernel below autotuning and heuristics."""
-    import triton
-
-    function = getattr(importlib.import_module(module), name)
-    while not isinstance(function, triton.runtime.JITFunction):
-        function = function.fn
-    return function
-
-
-def launch(device, function, grid: int, values: dict, types: dict, constants: dict, **options):
-    """Compiles a Triton kernel for a GPU that is not here, runs it in ptxsim; its counts."""
-    import triton
-    from ptxsim import Module
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    signature = {name: "constexpr" if name in constants else types[name] for name in function.arg_names}
-    aligned = [name for name, kind in signature.items() if kind.startswith("*")]
-    attributes = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
-    constants = {name: value for name, value in constants.items() if name in function.arg_names}
-    source = ASTSource(function, signature=signature, constexprs=constants, attrs=attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", ARCHITECTURE, WARP), options=options)
-    module = Module(compiled.asm["ptx"])
-    kernel = module[module.kernels[0]]
-    arguments = [values[name] for name in function.arg_names if name not in constants]
-    arguments += [None] * (len(kernel.fn.params) - len(arguments))  # scratch
-    shared_bytes = compiled.metadata.shared
-    return device.launch(kernel, grid, WARP * compiled.metadata.num_warps, arguments, shared_bytes=shared_bytes)
+# name: (calls, dtype, queries that are whole tiles)
+PEERS = {"inf-cl": (inf_cl, "tf32", 128), "cut-cross-entropy": (cut_cross_entropy, "bfloat16", 256)}

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from ptxsim.toolchain import find_nvcc
 
+MOST_STATES = 200_000  # of a search, which gives up there
+
 
 def find_cuobjdump() -> str | None:
     places = [Path(nvcc).resolve().parent for nvcc in [find_nvcc()] if nvcc]
@@ -77,11 +79,20 @@ def shortest_turn(code: list[str], work: dict[str, int]) -> list[str]:
     return min(turns, key=len)
 
 
+def shortest_run(code: list[str], work: dict[str, int]) -> list[str]:
+    """The same of a whole kernel, from its first instruction to its end."""
+    blocks = Blocks(code, work)
+    blocks.after = [after or [0] for after in blocks.after]  # as if it began again
+    run = _turn(blocks, 0, tuple(work.values()))
+    assert run, f"the kernel does not do {work}"
+    return run
+
+
 def _turn(blocks: Blocks, head: int, goal: tuple[int, ...]) -> list[str] | None:
     """Dijkstra's algorithm over (block, work done)."""
     start = (head, tuple(0 for _ in goal))
     queue, before = [(0, start, None)], {}
-    while queue:
+    while queue and len(before) < MOST_STATES:
         length, state, previous = heapq.heappop(queue)
         if state in before:
             continue
