@@ -32,6 +32,7 @@ class Problem:
     inputs: Callable[[], list[Tensor]]
     losses: dict[str, Callable[..., Tensor]]
     leaves: int = 2
+    tf32: bool = False  # products of float32 may be of TF32
 
     def call(self, competitor: str) -> Callable:
         inputs = self.inputs()
@@ -47,9 +48,23 @@ def inf_cl(x: Tensor, y: Tensor) -> Tensor:
 
 
 def cut_cross_entropy(x: Tensor, y: Tensor) -> Tensor:
+    """As its package chooses: gradients of blocks that are small everywhere are left out."""
     from cut_cross_entropy import linear_cross_entropy
 
     return linear_cross_entropy(x * c.SCALE, y, torch.arange(len(x), device=x.device))
+
+
+def exact_cut_cross_entropy(x: Tensor, y: Tensor) -> Tensor:
+    from cut_cross_entropy import linear_cross_entropy
+
+    return linear_cross_entropy(x * c.SCALE, y, torch.arange(len(x), device=x.device), filter_eps=None)
+
+
+def liger(x: Tensor, y: Tensor) -> Tensor:
+    from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
+
+    target = torch.arange(len(x), device=x.device)
+    return LigerFusedLinearCrossEntropyFunction.apply(x * c.SCALE, y, target)[0]
 
 
 def keops(x: Tensor, y: Tensor) -> Tensor:
@@ -59,8 +74,14 @@ def keops(x: Tensor, y: Tensor) -> Tensor:
     return scores.mean() - (x * y).sum(1).mean() * c.SCALE
 
 
-PEERS = {"inf-cl": ("inf_cl", inf_cl), "cut-cross-entropy": ("cut_cross_entropy", cut_cross_entropy)}
-PEERS |= {"KeOps": ("pykeops", keops)}
+# name: (module, loss)
+PEERS = {
+    "inf-cl": ("inf_cl", inf_cl),
+    "cut-cross-entropy": ("cut_cross_entropy", cut_cross_entropy),
+    "cut-cross-entropy, exact": ("cut_cross_entropy", exact_cut_cross_entropy),
+    "Liger": ("liger_kernel", liger),
+    "KeOps": ("pykeops", keops),
+}
 
 
 def installed_peers() -> dict[str, Callable]:
@@ -68,7 +89,12 @@ def installed_peers() -> dict[str, Callable]:
 
 
 def absent_peers() -> list[str]:
-    return [name for name, (module, _) in PEERS.items() if not importlib.util.find_spec(module)]
+    return sorted({module for module, _ in PEERS.values() if not importlib.util.find_spec(module)})
+
+
+def both_ways(loss: Callable) -> Callable:
+    """CLIP's loss, of one for queries and candidates."""
+    return lambda x, y: (loss(x, y) + loss(y, x)) / 2
 
 
 def plain(loss: Callable) -> dict[str, Callable]:
@@ -95,6 +121,8 @@ def in_batch(device: str, dtype: torch.dtype, n: int, d: int) -> Problem:
 
 def clip(device: str, dtype: torch.dtype, n: int, d: int) -> Problem:
     losses = {OURS: CLIP(c.TEMPERATURE, normalize=False), **plain(c.eager_clip)}
+    others = {"torch chunked": c.chunked_info_nce, **installed_peers()}
+    losses |= {name: both_ways(loss) for name, loss in others.items()}
     inputs = partial(rows_on, device, dtype, n, n, d=d)
     return Problem(f"CLIP n=m={n} d={d} {name_of(dtype)}", 8 * n * n * d, inputs, losses)
 
@@ -177,36 +205,39 @@ def joint(device: str, n: int, h: int, layers: int) -> Problem:
     return Problem(f"joint critic n=m={n} h={h} layers={layers}", flops, inputs, losses, leaves=2 + len(parameters))
 
 
+def with_tf32(problem: Problem) -> Problem:
+    return replace(problem, name=f"{problem.name}, TF32 allowed", tf32=True)
+
+
 def problems(device: str) -> list[Problem]:
-    """The most telling first: what comes last may fall to the time limit."""
+    """The most telling first: what comes last may fall to the time limit. torch.compile takes part in some."""
     half, single = torch.bfloat16, torch.float32
     found = [in_batch(device, dtype, 16384, 128) for dtype in (half, single)]
-    found += [moco(device, dtype, 256, 65536, 128) for dtype in (half, single)]
-    found += [crd(device, dtype, 64, 16384, 50000, 128) for dtype in (half, single)]
-    found += [
-        with_memory_gradient(crd(device, single, 64, 16384, 50000, 128)),
-        own_negatives(device, half, 4096, 64, 128),
-    ]
+    found += [moco(device, half, 256, 65536, 128), crd(device, half, 64, 16384, 50000, 128)]
     found += [clip(device, half, 32768, 512), siglip(device, half, 32768, 512)]
-    found += [decomposed(device, dtype, 16384, 128) for dtype in (half, single)]
-    found += [joint(device, 512, 256, 1), joint(device, 512, 256, 2)]
-    more = [in_batch(device, half, n, 128) for n in (4096, 65536, 262144, 1048576)]
+    found += [decomposed(device, half, 16384, 128), joint(device, 512, 256, 1), joint(device, 512, 256, 2)]
+    more = [with_tf32(in_batch(device, single, 16384, 128))]
+    more += [moco(device, single, 256, 65536, 128), crd(device, single, 64, 16384, 50000, 128)]
+    more += [with_memory_gradient(crd(device, single, 64, 16384, 50000, 128))]
+    more += [own_negatives(device, half, 4096, 64, 128), decomposed(device, single, 16384, 128)]
+    more += [in_batch(device, half, n, 128) for n in (4096, 65536, 131072, 262144)]
     more += [in_batch(device, dtype, 16384, d) for d in (64, 256, 512, 1024) for dtype in (half, single)]
-    more += [in_batch(device, single, n, 128) for n in (4096, 65536, 262144)]
+    more += [in_batch(device, single, n, 128) for n in (4096, 65536)]
     more += [in_batch(device, torch.float16, 16384, 128)]
     more += [joint(device, 4096, 256, 1), joint(device, 4096, 256, 2)]
+    more += [in_batch(device, half, 1048576, 128), in_batch(device, single, 262144, 128)]
     return found + [without_compile(problem) for problem in more]
 
 
 def tiny_problems(device: str) -> list[Problem]:
     single = torch.float32
-    found = [in_batch(device, single, 128, 32), in_batch(device, torch.bfloat16, 96, 64)]
+    found = [in_batch(device, torch.bfloat16, 96, 64), with_tf32(in_batch(device, single, 64, 16))]
     found += [clip(device, single, 96, 32), siglip(device, single, 96, 32)]
     found += [moco(device, single, 32, 256, 32), crd(device, single, 8, 64, 200, 32)]
     found += [decomposed(device, single, 96, 32)]
     found += [with_memory_gradient(crd(device, single, 8, 64, 200, 32)), own_negatives(device, single, 16, 8, 32)]
     found += [joint(device, 32, 16, layers) for layers in (1, 2)]
-    return [without_compile(problem) for problem in found]
+    return [in_batch(device, single, 128, 32), *map(without_compile, found)]
 
 
 def without_compile(problem: Problem) -> Problem:

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +14,11 @@ pytest.importorskip("matplotlib", reason="needs the extra 'benchmark'")
 pytest.importorskip("tabulate", reason="needs the extra 'benchmark'")
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # also of the processes that tests begin
+
+from benchmarks import cuda_model_page, gpu_timing  # noqa: E402
+from benchmarks.cuda_model_counts import Fused, Growth, Launch  # noqa: E402
+
 FAMILIES = {
     "in_batch",
     "forward_only",
@@ -110,4 +117,65 @@ def test_report_of_a_gpu_runs_on_the_cpu(tmp_path):
     for problem in {row["problem"] for row in rows}:
         assert f"## {problem}" in page.read_text(encoding="utf-8")
         losses = [row["loss"] for row in rows if row["problem"] == problem and "loss" in row]
-        assert losses and max(losses) == pytest.approx(min(losses), rel=1e-5 if "float32" in problem else 1e-2)
+        norms = [row["gradients"] for row in rows if row["problem"] == problem and "loss" in row]
+        for values in (losses, norms):
+            assert values and max(values) == pytest.approx(min(values), rel=1e-5 if "float32" in problem else 1e-2)
+
+
+def ends_at_first(device, first, pipe):
+    """As a process that measures, but one that breaks down on the first task, and on the second says that it did."""
+    if first == 0:
+        os._exit(3)
+    pipe.send(({"seconds": 1.0}, first > 1))
+    for _ in gpu_timing.tasks(device)[first + 1 :]:
+        pipe.send(({"seconds": 1.0}, True))
+
+
+def test_a_crash_takes_no_other_competitor_along():
+    first, *others = gpu_timing.rows("cpu", time.monotonic() + 200, ends_at_first)
+    assert first["note"] == "crashed: its process ended with code 3"
+    assert len(others) == len(gpu_timing.tasks("cpu")) - 1 and all(row["seconds"] == 1 for row in others)
+
+
+def hangs(device, first, pipe):
+    time.sleep(600)
+
+
+def test_what_hangs_is_stopped_at_the_deadline():
+    start = time.monotonic()
+    first, *others = gpu_timing.rows("cpu", start + 1, hangs)
+    assert first["note"].startswith("stopped after 1 s") and time.monotonic() < start + 60
+    assert others and all(row["note"] == "not run: out of time" for row in others)
+
+
+def launch(**counts):
+    return Launch(SimpleNamespace(mma_flops={}, opcodes={}, **counts), [])
+
+
+def test_the_model_tells_scores_from_rows():
+    once, twice = ([launch(lanes=5 * n**2 + 7 * n)] for n in (10, 20))
+    growth = Growth(once, twice, 10)
+    assert growth.each(lambda x: x.stats.lanes) == 5
+    assert growth.at_size(lambda x: x.stats.lanes, 1000) == 5 * 1000**2 + 7 * 1000
+    assert Fused(once, twice, 10).each(lambda x: x.stats.lanes) == 0  # without arithmetic: it joins parts of rows
+
+
+def test_the_model_is_labelled_and_its_page_is_that_of_its_counts():
+    text, document = ((ROOT / f"benchmarks/results/cuda_model.{kind}").read_text() for kind in ("md", "json"))
+    document = json.loads(document)
+    assert text == cuda_model_page.page(document["rows"], document["gathered"], document["joint units"])
+    assert "A MODEL, no measurement" in text and "A MODEL, no measurement" in document["note"]
+
+
+GRADIENTS = "forward and gradients"
+PRODUCTS = {"InfoNCE, forward": 1, f"InfoNCE, {GRADIENTS}": 4, "CLIP, forward": 1, f"CLIP, {GRADIENTS}": 5}
+
+
+@pytest.mark.parametrize("call", PRODUCTS)
+def test_the_model_counts_whole_products(call):
+    """2 n m d flops each, up to d = 128; beyond, blocks of gradients compute scores more than once."""
+    rows = json.loads((ROOT / "benchmarks/results/cuda_model.json").read_text())["rows"]
+    counted = [row for row in rows if row["kernel"] == f"mi_ext {call}" and row["dtype"] != "float32"]
+    assert {row["code"] for row in counted} == {"sm_80", "sm_90"}
+    for row in (row for row in counted if row["width"] != "d = 256"):
+        assert row["flop"] == pytest.approx(PRODUCTS[call] * 2 * int(row["width"].removeprefix("d = ")))
