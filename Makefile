@@ -14,7 +14,8 @@ CUDA_VENV ?= .venv-cuda
 CUDA_TORCH ?= torch==2.14.1
 CUDA_BIN = $(abspath $(CUDA_VENV))/bin
 CUDA_BUILD = build/cuda
-CUDA_TESTS = $(addprefix $(CURDIR)/tests/test_, cuda_build.py devices.py gpu.py gpu_gathered.py ops_oracle.py ops_edges.py)
+CUDA_TESTS = $(addprefix $(CURDIR)/tests/test_, cuda_build.py devices.py device_errors.py gpu.py gpu_gathered.py \
+	gpu_ranking.py ops_oracle.py ops_edges.py)
 
 .PHONY: demo test test-cuda cuda-venv bench lint docs clean
 
