@@ -48,31 +48,30 @@ inline const PairwiseKernels& pairwise_kernels(Dtype dtype) {
   }
 }
 
-// By wgmma, for compute capability 9.0 alone; there where the library is compiled for sm_90a.
+// By wgmma up to 256 features, for compute capability 9.0 alone; there where the library is compiled for sm_90a.
 struct WarpgroupKernels {
-  ForwardKernel log_sum_exp;  // d <= 256
-  GradientKernel gradient;    // d <= 128, exponential weights
+  ForwardKernel log_sum_exp;
+  GradientKernel gradient;  // exponential weights
 };
 extern const WarpgroupKernels bfloat16_warpgroup_kernels, float16_warpgroup_kernels;
 
 // null: none for this problem
 inline const WarpgroupKernels* warpgroup_kernels(const DeviceDotProblem& p) {
 #if defined(MI_EXT_SM_90A)
-  if (p.capability == 90 && p.dtype == Dtype::kBFloat16) return &bfloat16_warpgroup_kernels;
-  if (p.capability == 90 && p.dtype == Dtype::kFloat16) return &float16_warpgroup_kernels;
+  if (p.capability == 90 && p.dim <= 256 && p.dtype == Dtype::kBFloat16) return &bfloat16_warpgroup_kernels;
+  if (p.capability == 90 && p.dim <= 256 && p.dtype == Dtype::kFloat16) return &float16_warpgroup_kernels;
 #endif
   return nullptr;
 }
 
 inline const ForwardKernel& log_sum_exp_kernel(const DeviceDotProblem& p) {
   const WarpgroupKernels* kernels = warpgroup_kernels(p);
-  return kernels && p.dim <= 256 ? kernels->log_sum_exp : pairwise_kernels(p.dtype).log_sum_exp;
+  return kernels ? kernels->log_sum_exp : pairwise_kernels(p.dtype).log_sum_exp;
 }
 
 inline const GradientKernel& gradient_kernel(const DeviceDotProblem& p, Weights weights) {
   const WarpgroupKernels* kernels = warpgroup_kernels(p);
-  return kernels && p.dim <= 128 && weights != Weights::kSoftplus ? kernels->gradient
-                                                                  : pairwise_kernels(p.dtype).gradient;
+  return kernels && weights != Weights::kSoftplus ? kernels->gradient : pairwise_kernels(p.dtype).gradient;
 }
 
 }  // namespace mi::cuda

@@ -80,15 +80,15 @@ struct Ring {
         : chunks(T::kChunks > 0 ? T::kChunks : static_cast<int>(ceil_div(row_bytes, kRowBytes))) {}
     __host__ __device__ bool resident() const { return chunks <= T::kResident; }
     __host__ __device__ bool held() const { return chunks <= T::kValueChunks; }
-    // A warpgroup has the owner's rows in registers before the second slot is written: they come to where that lies.
-    __host__ __device__ int first_owner() const { return T::kWarpgroup ? slot() : 0; }
-    __host__ __device__ int first_slot() const { return resident() && !T::kWarpgroup ? chunks * kOwnerChunk : 0; }
+    // Rows that registers hold have left shared memory before the second slot is written: they come to where that lies.
+    __host__ __device__ int first_owner() const { return T::kHoldsRows ? slot() : 0; }
+    __host__ __device__ int first_slot() const { return resident() && !T::kHoldsRows ? chunks * kOwnerChunk : 0; }
     __host__ __device__ int slot() const {
       return (held() ? chunks : 1) * kStreamedChunk + (resident() ? 0 : kOwnerChunk);
     }
     __host__ __device__ int sides() const {
       const int slots = first_slot() + kStages * slot();
-      return T::kWarpgroup && slots < first_owner() + chunks * kOwnerChunk ? first_owner() + chunks * kOwnerChunk
+      return T::kHoldsRows && slots < first_owner() + chunks * kOwnerChunk ? first_owner() + chunks * kOwnerChunk
                                                                            : slots;
     }
     __host__ __device__ int looks() const {

@@ -17,7 +17,7 @@ struct Tiling {
   using Math = Products<Element>;
   using Scalar = typename Math::Scalar;
   static constexpr int kChunks = 0;  // of d: told at run time
-  static constexpr bool kPasses = false, kWarpgroup = false;
+  static constexpr bool kPasses = false, kWarpgroup = false, kHoldsRows = false;
   static constexpr int kRowBlocks = kRowBlocks_, kColumnBlocks = kColumnBlocks_;
   static constexpr int kWarpsDown = kWarpsDown_, kWarpsAcross = kWarps / kWarpsDown_;
   static constexpr int kResident = kResident_;
@@ -44,10 +44,14 @@ struct Passing : T {
 // The same where the four warps multiply together (wgmma): 128 x 64, the features of streamed tiles all at once.
 template <class Element>
 struct WarpgroupTiling : Tiling<Element, 2, 8, 4, 4, 4> {
-  static constexpr bool kWarpgroup = true;
+  static constexpr bool kWarpgroup = true, kHoldsRows = true;
 };
 template <class Element, int kColumnBlocks>
 struct WarpgroupGradientTiling : Tiling<Element, 1, kColumnBlocks, 4, 2, 2> {  // 64 rows, 128 features
+  static constexpr bool kWarpgroup = true, kHoldsRows = true;
+};
+template <class Element>
+struct DeepWarpgroupGradientTiling : Tiling<Element, 1, 8, 4, 4, 4> {  // 64 x 64, 256 features; rows in shared memory
   static constexpr bool kWarpgroup = true;
 };
 

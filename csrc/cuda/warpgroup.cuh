@@ -84,6 +84,30 @@ __device__ __forceinline__ void multiply_rows(WarpgroupBlocks<kBlocks>& c, const
     MI_WGMMA("f16", "=f", c, a, b, 0, 0);
   }
 }
+// The same for 64 columns, a the described rows in shared memory.
+#define MI_WGMMA_SHARED(type, to, c, a, b, add)                                                \
+  asm volatile(                                                                                \
+      "{\n .reg .pred add;\n setp.ne.b32 add, %34, 0;\n"                                       \
+      " wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                             \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18," \
+      " %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31},"                     \
+      " %32, %33, add, 1, 1, 0, 0;\n}"                                                         \
+      : MI_BLOCKS(to, c, 0), MI_BLOCKS(to, c, 4)                                               \
+      : "l"(a), "l"(b), "n"(add)                                                               \
+      : "memory")
+template <bool kAdd, class Element>
+__device__ __forceinline__ void multiply_rows(WarpgroupBlocks<8>& c, uint64_t a, uint64_t b) {
+  constexpr bool kBfloat16 = std::is_same_v<Element, __nv_bfloat16>;
+  if constexpr (kBfloat16 && kAdd) {
+    MI_WGMMA_SHARED("bf16", "+f", c, a, b, 1);
+  } else if constexpr (kBfloat16) {
+    MI_WGMMA_SHARED("bf16", "=f", c, a, b, 0);
+  } else if constexpr (kAdd) {
+    MI_WGMMA_SHARED("f16", "+f", c, a, b, 1);
+  } else {
+    MI_WGMMA_SHARED("f16", "=f", c, a, b, 0);
+  }
+}
 // c += a b, b the described values.
 template <class Element, int kBlocks>
 __device__ __forceinline__ void add_values(WarpgroupBlocks<kBlocks>& c, const uint32_t (&a)[4], uint64_t b) {
@@ -93,6 +117,7 @@ __device__ __forceinline__ void add_values(WarpgroupBlocks<kBlocks>& c, const ui
     MI_WGMMA("f16", "+f", c, a, b, 1, 1);
   }
 }
+#undef MI_WGMMA_SHARED
 #undef MI_WGMMA
 #undef MI_WGMMA_128
 #undef MI_WGMMA_64

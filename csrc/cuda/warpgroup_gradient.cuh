@@ -7,10 +7,15 @@
 
 namespace mi::cuda {
 
-// The features that there are of those that a tile of products has room for.
-template <class T, int kBlocks>
-__device__ __forceinline__ WarpgroupBlocks<8 * T::kChunks>& values_of(float (&row)[kBlocks][4]) {
-  return reinterpret_cast<WarpgroupBlocks<8 * T::kChunks>&>(row);
+// row += weights times the features from chunk kFirst on, two chunks at a time; as many as there are.
+template <class T, int kFirst = 0, int kBlocks>
+__device__ __forceinline__ void add_features(float (&row)[kBlocks][4], const uint32_t (&weights)[4], uint64_t values) {
+  if constexpr (kFirst < T::kChunks) {
+    constexpr int kChunks = T::kChunks - kFirst > 1 ? 2 : 1;
+    add_values<typename T::Element>(reinterpret_cast<WarpgroupBlocks<8 * kChunks>&>(row[8 * kFirst]), weights,
+                                    values + kFirst * Ring<T>::kStreamedChunk / 16);
+    add_features<T, kFirst + kChunks>(row, weights, values);
+  }
 }
 
 // products += weights times the features of the tile in use.
@@ -27,8 +32,7 @@ __device__ __forceinline__ void add_weighted(ProductsTile<T>& products, WeightRo
   for (int step = 0; step < T::kColumnBlocks / 2; step++)
 #pragma unroll
     for (int r = 0; r < T::kRowBlocks; r++)
-      add_values<typename T::Element>(values_of<T>(products[r]), weights[r].rows(step, true).r,
-                                      values + step * 16 * kRowBytes / 16);
+      add_features<T>(products[r], weights[r].rows(step, true).r, values + step * 16 * kRowBytes / 16);
   await_products(products);
 }
 
@@ -46,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) warpgroup_gradient(const __grid_cons
   int tile = ring.tile;
   const auto fetch = [&] { weights.fetch(); };
   ring.start(fetch);
-  const HeldRows<T> rows(ring, place);
+  const WarpgroupRows<T> rows(ring, place);
   for (; tile < last_tile; tile++) {
     ring.advance(fetch);
     Tile<T> s;
@@ -60,23 +64,40 @@ __global__ void __launch_bounds__(kThreads) warpgroup_gradient(const __grid_cons
   write_products<T>(products, p, ring);
 }
 
+template <class T>
+cudaError_t launch_warpgroup_gradient(Weights weights, const GradientParams& p, int splits, cudaStream_t stream) {
+  const auto kernel = weights == Weights::kOnline ? warpgroup_gradient<T, OnlineWeights<T>>
+                      : p.owner_term              ? warpgroup_gradient<T, FixedWeights<T, true, false>>
+                                                  : warpgroup_gradient<T, FixedWeights<T, false, true>>;
+  return launch<T>(kernel, p, splits, 1, stream);
+}
+template <class T>
+cudaError_t launch_warpgroup_gradient_of_both(const GradientParams& p, int splits, cudaStream_t stream) {
+  return launch<T>(warpgroup_gradient<T, FixedWeights<T, true, true>>, p, splits, 1, stream);
+}
+
+// A split is so many tiles of Wide, whatever tiles a kernel has.
 template <class Element>
 GradientKernel warpgroup_gradients() {
   using Wide = WarpgroupGradientTiling<Element, 16>;
   using Narrow = WarpgroupGradientTiling<Element, 8>;  // where both sides have terms, registers hold no more
+  using Deep = DeepWarpgroupGradientTiling<Element>;
+  static_assert(Narrow::kColumns == Deep::kColumns);
   return {shape_of<Wide>, [](Weights weights, const GradientParams& params, int splits, cudaStream_t stream) {
             GradientParams p = params;
-            if (p.owner_term && p.streamed_term) {
-              p.walk.tiles_per_split *= Wide::kColumns / Narrow::kColumns;
-              return with_chunks<Narrow, Chunked<Narrow, 2>>(KnownChunks<1>{}, p.walk.row_bytes, [&]<class T>(T) {
-                return launch<T>(warpgroup_gradient<T, FixedWeights<T, true, true>>, p, splits, 1, stream);
+            const bool both = p.owner_term && p.streamed_term, deep = p.walk.row_bytes > 2 * kRowBytes;
+            if (both || deep) p.walk.tiles_per_split *= Wide::kColumns / Narrow::kColumns;
+            if (deep)
+              return with_chunks<Deep, Chunked<Deep, 4>>(KnownChunks<3>{}, p.walk.row_bytes, [&]<class T>(T) {
+                return both ? launch_warpgroup_gradient_of_both<T>(p, splits, stream)
+                            : launch_warpgroup_gradient<T>(weights, p, splits, stream);
               });
-            }
+            if (both)
+              return with_chunks<Narrow, Chunked<Narrow, 2>>(KnownChunks<1>{}, p.walk.row_bytes, [&]<class T>(T) {
+                return launch_warpgroup_gradient_of_both<T>(p, splits, stream);
+              });
             return with_chunks<Wide, Chunked<Wide, 2>>(KnownChunks<1>{}, p.walk.row_bytes, [&]<class T>(T) {
-              const auto kernel = weights == Weights::kOnline ? warpgroup_gradient<T, OnlineWeights<T>>
-                                  : p.owner_term              ? warpgroup_gradient<T, FixedWeights<T, true, false>>
-                                                              : warpgroup_gradient<T, FixedWeights<T, false, true>>;
-              return launch<T>(kernel, p, splits, 1, stream);
+              return launch_warpgroup_gradient<T>(weights, p, splits, stream);
             });
           }};
 }

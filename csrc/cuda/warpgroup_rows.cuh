@@ -1,5 +1,7 @@
-// Scores by wgmma: the owner's rows in registers, the streamed ones where their copies lie.
+// Scores by wgmma: the owner's rows in registers or shared memory, the streamed ones where their copies lie.
 #pragma once
+#include <type_traits>
+
 #include "scores.cuh"
 #include "warpgroup.cuh"
 
@@ -45,5 +47,33 @@ struct HeldRows {
     await_products(s);
   }
 };
+
+// The same where registers are too few.
+template <class T>
+struct SharedRows {
+  static_assert(T::kRowBlocks == 1 && T::kColumnBlocks == 8);
+
+  __device__ SharedRows(const Ring<T>&, const Place<T>&) {}
+
+  __device__ __forceinline__ void multiply(Tile<T>& s, const Ring<T>& ring) const {
+    const uint64_t rows = described(ring.owner_chunk(0), 0), columns = described(ring.streamed_chunk(0), 0);
+    begin_products();
+#pragma unroll
+    for (int c = 0; c < T::kChunks; c++)
+#pragma unroll
+      for (int k = 0; k < kRowBytes; k += kStepBytes) {
+        const uint64_t row = rows + (c * Ring<T>::kOwnerChunk + k) / 16;
+        const uint64_t column = columns + (c * Ring<T>::kStreamedChunk + k) / 16;
+        if (c == 0 && k == 0)
+          multiply_rows<false, typename T::Element>(s[0], row, column);
+        else
+          multiply_rows<true, typename T::Element>(s[0], row, column);
+      }
+    await_products(s);
+  }
+};
+
+template <class T>
+using WarpgroupRows = std::conditional_t<T::kHoldsRows, HeldRows<T>, SharedRows<T>>;
 
 }  // namespace mi::cuda

@@ -22,7 +22,8 @@ FORWARD, TWO_SIDED, ONLINE = ("pairwise_forward", "Lb0E"), ("pairwise_two_sided"
 OWN, STREAMED, BOTH = (
     ("FixedWeights", sides) for sides in ("Lb1ELb0E", "Lb0ELb1E", "Lb1ELb1E")
 )  # terms of the weights
-WARPGROUP_GRADIENT = {"HGMMA": 16, "LDGSTS": 16}  # 16 x 128
+WARPGROUP_GRADIENT = {"HGMMA": 16, "LDGSTS": 16, "MUFU.EX2": 64}  # 16 x 128
+DEEP = {"HGMMA": 24, "LDGSTS": 16, "MUFU.EX2": 32}  # 16 x 64, d = 256
 
 
 FENCES = {
@@ -91,25 +92,28 @@ def test_lanes_of_the_main_loop(d, names, shape, work, most_lanes, dtype, code):
 
 @pytest.mark.parametrize("dtype", ["__nv_bfloat16", "6__half"])
 @pytest.mark.parametrize(
-    "names,work,scores,most_lanes",
+    "names,chunks,work,scores,most_lanes",
     [
-        (("warpgroup_forward",), {"HGMMA": 16, "LDGSTS": 8}, 32 * 64, 4.22),
-        (("warpgroup_gradient", "OnlineWeights"), WARPGROUP_GRADIENT, 16 * 128, 5.04),
-        (("warpgroup_gradient", "Lb1ELb0E"), WARPGROUP_GRADIENT, 16 * 128, 3.91),
-        (("warpgroup_gradient", "Lb0ELb1E"), WARPGROUP_GRADIENT, 16 * 128, 4.16),
-        (("warpgroup_gradient", "Lb1ELb1E"), {"HGMMA": 12, "LDGSTS": 8}, 16 * 64, 8.07),
+        (("warpgroup_forward",), 2, {"HGMMA": 16, "LDGSTS": 8, "MUFU.EX2": 64}, 32 * 64, 4.22),
+        (("warpgroup_gradient", "OnlineWeights"), 2, WARPGROUP_GRADIENT, 16 * 128, 5.04),
+        (("warpgroup_gradient", "Lb1ELb0E"), 2, WARPGROUP_GRADIENT, 16 * 128, 3.91),
+        (("warpgroup_gradient", "Lb0ELb1E"), 2, WARPGROUP_GRADIENT, 16 * 128, 4.16),
+        (("warpgroup_gradient", "Lb1ELb1E"), 2, {"HGMMA": 12, "LDGSTS": 8, "MUFU.EX2": 64}, 16 * 64, 8.07),
+        (("warpgroup_gradient", "OnlineWeights"), 4, DEEP, 16 * 64, 7.66),
+        (("warpgroup_gradient", "Lb1ELb0E"), 4, DEEP, 16 * 64, 6.41),
+        (("warpgroup_gradient", "Lb0ELb1E"), 4, DEEP, 16 * 64, 6.66),
+        (("warpgroup_gradient", "Lb1ELb1E"), 4, {**DEEP, "MUFU.EX2": 64}, 16 * 64, 9.75),
     ],
-    ids=["forward", "fused, queries", "queries", "candidates", "rows and columns, queries"],
 )
-def test_turns_by_warpgroups(names, work, scores, most_lanes, dtype, code):
+def test_turns_by_warpgroups(names, chunks, work, scores, most_lanes, dtype, code):
     """Their lanes; and fences where a simulator would not miss them: copies are shown to the tensor cores before anyone
     passes the barrier behind which they are read, products are awaited before their use and before the next barrier."""
     kernels = [name for name in code if all(part in name for part in (*names, dtype))]
     assert all(counts(code[name], ["LDL", "STL", "HMMA"]) == (0, 0, 0) for name in kernels)
-    (kernel,) = (name for name in kernels if re.search(r"Li2EE+NS|Li2EE+v", name))  # chunks, d = 128
-    turn = shortest_turn(code[kernel], {"MUFU.EX2": 64, **work})
+    (kernel,) = (name for name in kernels if re.search(rf"Li{chunks}EE+NS|Li{chunks}EE+v", name))
+    turn = shortest_turn(code[kernel], work)
     assert 32 * len(turn) / scores <= most_lanes
-    assert counts(turn, ["HGMMA", "MUFU.EX2"]) == (work["HGMMA"], 64)
+    assert counts(turn, ["HGMMA", "MUFU.EX2"]) == (work["HGMMA"], work["MUFU.EX2"])
     fences = "".join(FENCES.get(stem(line), "") for line in turn)
     begin = fences.index("W")  # a loop may begin anywhere
     assert re.fullmatch(r"WFB(SP+A)+", fences[begin:] + fences[:begin])
