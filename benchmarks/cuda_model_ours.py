@@ -49,6 +49,8 @@ def scores_of_a_warp(kernel: str, d: int) -> int | None:
     kernels choose between one product and three as they run: the shortest way is another."""
     if "warpgroup_forward" in kernel:
         return 32 * 64
+    if "DeepWarpgroupGradient" in kernel:
+        return 16 * 64
     if "warpgroup_gradient" in kernel:
         return 16 * 8 * int(re.search(r"TilingI\w+?(?:bfloat16|half)Li(\d+)E", kernel)[1])
     tiling = re.search(r"Tiling\w+?(?:bfloat16|half)Li(\d+)ELi(\d+)ELi\d+ELi\d+ELi(\d+)E", kernel)
