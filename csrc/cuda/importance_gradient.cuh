@@ -99,6 +99,7 @@ __global__ void __launch_bounds__(kThreads) importance_products(const __grid_con
     for (int r = 0; r < T::kRowBlocks; r++) left[r].take(s[r]);
     accumulate<T>(products, left, ring, StepOffsets(values, false), p.walk.exact, [] {});
   }
+  await_all_copies();
   write_products<T>(products, p, ring);
 }
 

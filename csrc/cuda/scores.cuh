@@ -200,6 +200,7 @@ __device__ __forceinline__ void walk_tiles(Ring<T>& ring, const Place<T>& place,
     multiply_tile<T>(s, ring, 0, rows, columns, [] {});
     visit(s, tile);
   }
+  await_all_copies();  // none is left unless nothing streams by
 }
 
 // Writes part_of(k), which the four threads of a row agree upon, to parts [splits][warps across][owner rows].

@@ -27,6 +27,7 @@ __device__ __forceinline__ void add_weighted(ProductsTile<T>& products, WeightRo
     asm volatile("" : "+r"(weights[k / 2 / T::kColumnBlocks].r[k / 2 % T::kColumnBlocks][k % 2])::"memory");
   settle(products);
   const uint64_t values = described(ring.streamed_chunk(0), Ring<T>::kStreamedChunk);
+  __syncwarp();  // the lanes' ways through the weights may have parted
   begin_products();
 #pragma unroll
   for (int step = 0; step < T::kColumnBlocks / 2; step++)

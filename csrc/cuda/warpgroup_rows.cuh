@@ -30,7 +30,7 @@ struct HeldRows {
 
   // Scores of the tile that is in use.
   __device__ __forceinline__ void multiply(Tile<T>& s, const Ring<T>& ring) const {
-    const uint64_t columns = described(ring.streamed_chunk(0), Ring<T>::kStreamedChunk);
+    const uint64_t columns = described(ring.streamed_chunk(0), 0);
     begin_products();
 #pragma unroll
     for (int c = 0; c < T::kChunks; c++)
