@@ -1,32 +1,32 @@
 // What every walk with gradients ends with: partial sums joined, the positives added, scale's gradient.
 #pragma once
 #include "../core/partition.h"
-#include "parallel.h"
+#include "grid-inl.h"
 #include "products-inl.h"
 
 namespace mi {
 namespace MI_ISA {
 
-// A slot's share of the gradient of the candidates, unscaled: [m][width]. The first slot writes into the result itself
-// where rows need no padding.
+// The gradient of the candidates by a share of the queries, unscaled: [m][width]. The first share is written into the
+// result itself where rows need no padding.
 template <class T>
 struct CandidateSums {
   T* sums = nullptr;
   double factor = 1;  // what the sums still have to be multiplied with
 
-  void place(const DotProblem& p, const DotGradients& g, int slot, int64_t width, Arena& arena) {
+  void place(const DotProblem& p, const DotGradients& g, int share, int64_t width, Arena& arena) {
     if (g.candidates == nullptr) return;
-    sums = slot == 0 && width == p.dim ? static_cast<T*>(g.candidates) : arena.take<T>(p.m() * width);
+    sums = share == 0 && width == p.dim ? static_cast<T*>(g.candidates) : arena.take<T>(p.m() * width);
   }
 };
 
-// dL/dy_j for j in range: slots added in order. `out` may be the first slot's sums.
+// dL/dy_j for j in range: shares added in order. `out` may be the first one's sums.
 template <class T>
-MI_INLINE void join_candidate_sums(const CandidateSums<T>* slots, int slot_count, int64_t dim, int64_t width,
+MI_INLINE void join_candidate_sums(const CandidateSums<T>* shares, int share_count, int64_t dim, int64_t width,
                                    Range range, T* out) {
   const auto joined = [&](auto read, int64_t at) {
-    auto sum = static_cast<T>(slots[0].factor) * read(slots[0].sums + at);
-    for (int s = 1; s < slot_count; s++) sum += static_cast<T>(slots[s].factor) * read(slots[s].sums + at);
+    auto sum = static_cast<T>(shares[0].factor) * read(shares[0].sums + at);
+    for (int s = 1; s < share_count; s++) sum += static_cast<T>(shares[s].factor) * read(shares[s].sums + at);
     return sum;
   };
   for (int64_t j = range.first; j < range.last; j++) {
@@ -37,18 +37,38 @@ MI_INLINE void join_candidate_sums(const CandidateSums<T>* slots, int slot_count
   }
 }
 
-// dx_i = c_i scale sum_j E_ji y_j, and this row's part of dscale, <x_i, dx_i> / scale.
+// What a slot knows of a block of queries, and its part of their gradients.
 template <class T>
-MI_INLINE double write_query_gradient(const QueryBlock<T>& queries, int64_t i, const T* products, double coefficient,
-                                      double scale, int64_t dim, T* out) {
-  const T factor = static_cast<T>(coefficient * scale);
-  const T* x = queries.natural + i * queries.width;
+struct BlockProducts {
+  QueryBlock<T> queries;
+  T* products = nullptr;     // [kQueryBlock][width] sum_j E_ij y_j over the slot's candidates
+  T* coefficient = nullptr;  // [kQueryBlock] c_i scale
+
+  void place(const DotProblem& p, Arena& arena) {
+    queries.place(p, arena);
+    products = arena.take<T>(kQueryBlock * queries.width);
+    coefficient = arena.take<T>(kQueryBlock);
+  }
+};
+
+// dx_i = sum over a group's slots of c_i scale sum_j E_ij y_j; returns <x_i, dx_i>, which is scale dL/dscale by this
+// row's negatives.
+template <class T, class Slot>
+MI_INLINE double write_query_gradient(const DotProblem& p, const Slot* group, int parts, int64_t i, void* gradient) {
+  const QueryBlock<T>& queries = group->queries;
+  const int64_t b = i - queries.first, width = queries.width;
+  const T* x = queries.natural + b * width;
+  T* sum = group->products + b * width;
   Vec<T> inner = {};
-  for (int64_t k = 0; k < queries.width; k += kLanes<T>) inner += load(x + k) * load(products + k);
-  if (out)
-    for (int64_t k = 0; k < dim; k++) out[k] = factor * products[k];
-  const double sum = horizontal_sum<T>(inner);
-  return coefficient == 0 ? 0 : coefficient * sum;
+  for (int64_t k = 0; k < width; k += kLanes<T>) {
+    Vec<T> dx = group->coefficient[b] * load(sum + k);
+    for (const Slot* slot = group + 1; slot < group + parts; slot++)
+      dx += slot->coefficient[b] * load(slot->products + b * width + k);
+    inner += load(x + k) * dx;
+    store(sum + k, dx);
+  }
+  if (gradient) std::memcpy(static_cast<T*>(gradient) + i * p.dim, sum, p.dim * sizeof(T));
+  return horizontal_sum<T>(inner);
 }
 
 // The positives, s_{i,t(i)} = scale <x_i, y_t(i)> with dL/ds = g_i: dx_i += g_i scale y_t(i), dy_t(i) += g_i scale x_i.

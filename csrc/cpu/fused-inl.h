@@ -1,6 +1,7 @@
 // Value and both gradients in one walk, 6nmd flops, for a loss that is a sum of row cross-entropies or one
-// log-partition. A thread owns a block of queries: all its E = 2^(s - r), then, the rows' log-partitions known,
-//   w_ij = c_i E_ij,   dx_i = scale c_i sum_j E_ij y_j,   dy_j += scale sum_i E_ij (c_i x_i).
+// log-partition. A group of slots owns a block of queries: all its E = 2^(s - r), then, the rows' log-partitions known,
+//   w_ij = c_i E_ij,   dx_i = scale c_i sum_j E_ij y_j,   dy_j += scale sum_i E_ij (c_i x_i),
+// where a slot has its own part of the candidates, its own r, and so its own c.
 #pragma once
 #include <memory>
 
@@ -10,20 +11,17 @@
 namespace mi {
 namespace MI_ISA {
 
-// A thread keeps all E of its block of queries until the rows are summed; beyond this many bytes the scores are walked
+// A group keeps all E of its block of queries until the rows are summed; beyond this many bytes the scores are walked
 // twice.
 constexpr int64_t kLargestBlock = int64_t{64} << 20;
 
 template <class Products>
 struct FusedWalk {
   using T = typename Products::Scalar;
-  struct Slot {
+  struct Slot : BlockProducts<T> {
     typename Products::Slot own;
-    QueryBlock<T> queries;
     RowSums<T> sums;
-    T* sums_of_products = nullptr;        // [kQueryBlock][width] sum_j E_ij y_j
-    T* coefficient = nullptr;             // [kQueryBlock] c_i scale
-    double reference = kLowestReference;  // global partition: log2 units the slot's sums are measured against
+    double reference = kLowestReference;  // global partition: log2 units the group's sums are measured against
   };
 
   const DotProblem& p;
@@ -32,100 +30,112 @@ struct FusedWalk {
   const DotStatistics& statistics;
   const DotGradients& g;
   double* positive_gradient;  // [n] dL/dz_i
-  int slot_count;
+  BlockGrid<T> grid{p, Products::kUnit};
+  bool global = weights.partition == Partition::kGlobal;
   int64_t width = padded<T>(p.dim);
   Products products = {};
   CandidateSide<T> side = {};
-  std::unique_ptr<Slot[]> slots{new Slot[slot_count]};
-  std::unique_ptr<CandidateSums<T>[]> candidate_sums{new CandidateSums<T>[slot_count]};
+  std::unique_ptr<Slot[]> slots{new Slot[grid.slots()]};
+  std::unique_ptr<CandidateSums<T>[]> candidate_sums{new CandidateSums<T>[grid.groups]};
+  double* log_partition = nullptr;  // [n] of the negatives, log2 units
   double* scale_part = nullptr;     // [n]
-  double* row_reference = nullptr;  // [n] global partition: the slot's reference when the row was written
+  double* row_reference = nullptr;  // [n] global partition: the group's reference when the row was written
+
+  const Slot* group_of(int s) const { return &slots[grid.first_of_group(s)]; }
 
   void place(Arena& arena) {
     products.place(p, arena);
     side.place(p, arena);
+    log_partition = arena.take<double>(p.n());
     scale_part = arena.take<double>(p.n());
     row_reference = arena.take<double>(p.n());
-    for (int s = 0; s < slot_count; s++) {
-      slots[s].queries.place(p, arena);
+    for (int s = 0; s < grid.slots(); s++) {
+      slots[s].BlockProducts<T>::place(p, arena);
       slots[s].sums.place(arena);
-      products.place_slot(p, slots[s].own, arena);
-      slots[s].sums_of_products = arena.take<T>(kQueryBlock * width);
-      slots[s].coefficient = arena.take<T>(kQueryBlock);
-      candidate_sums[s].place(p, g, s, width, arena);
+      products.place_slot(p, grid.candidates(s).size(), slots[s].own, arena);
     }
+    for (int group = 0; group < grid.groups; group++) candidate_sums[group].place(p, g, group, width, arena);
   }
 
   void prepare(int s) {
-    const Range columns = part_of(p.m(), s, slot_count, kCandidateBlock);
-    products.fill(p, columns);
-    side.fill(p, columns.first, columns.last, false);
+    const Range share = part_of(p.m(), s, grid.slots(), Products::kUnit), columns = grid.candidates(s);
+    products.fill(p, share);
+    side.fill(p, share.first, share.last, false);
     slots[s].queries.clear_marks(p);
-    std::memset(candidate_sums[s].sums, 0, p.m() * width * sizeof(T));
+    std::memset(candidate_sums[grid.group(s)].sums + columns.first * width, 0, columns.size() * width * sizeof(T));
   }
 
-  void walk(int s) {
-    Slot& slot = slots[s];
-    const Range rows = part_of(p.n(), s, slot_count, kLanes<T>);
-    for (int64_t i = rows.first; i < rows.last; i += kQueryBlock) {
-      slot.queries.load(p, i, smaller(kQueryBlock, rows.last - i));
-      slot.sums.clear();
-      products.exponentiate(p, side, slot.queries, slot.own, slot.sums);
-      finish_rows(s);
-      products.multiply(p, slot.queries, slot.own, slot.coefficient, slot.sums_of_products, candidate_sums[s].sums);
-      write_rows(slot);
-    }
+  void walk() {
+    grid.for_blocks(
+        [&](int s, int64_t block) { exponentiate(s, block); }, [&](int s, int64_t block) { finish_rows(s, block); },
+        [&](int s, int64_t block) { multiply(s, block); }, [&](int s, int64_t block) { write_rows(s, block); });
   }
 
-  // Statistics of the block's rows, and the coefficients c_i.
-  void finish_rows(int s) {
+  void exponentiate(int s, int64_t block) {
     Slot& slot = slots[s];
-    const bool global = weights.partition == Partition::kGlobal;
-    if (global) raise_slot_reference(s);
-    for (int64_t b = 0; b < slot.queries.rows; b++) {
-      const int64_t i = slot.queries.first + b;
-      const double lse2 = log2_value(slot.sums.at(b));
-      if (p.exclusions.target) statistics.positive[i] = slot.queries.positive[b] * kLn2;
-      statistics.negative_lse[i] = lse2 * kLn2;
-      double coefficient;
-      if (global) {
-        row_reference[i] = slot.reference;
-        coefficient = lse2 == -kInfinity ? 0 : std::exp2(slot.sums.reference[b] - slot.reference);
-      } else {
-        const double positive = p.exclusions.target ? statistics.positive[i] : external_positive[i];
-        const double weight = negative_probability(positive, lse2 * kLn2, weights);
-        positive_gradient[i] = -weight;
-        coefficient = weight == 0 ? 0 : weight * std::exp2(slot.sums.reference[b] - lse2);
+    const Range rows = grid.queries(s, block);
+    slot.queries.load(p, rows.first, rows.size());
+    slot.sums.clear();
+    products.exponentiate(p, side, slot.queries, grid.candidates(s), slot.own, slot.sums);
+  }
+
+  // Statistics of the block's rows.
+  void finish_rows(int s, int64_t block) {
+    const Range own = grid.own_queries(s, block);
+    for (int64_t i = own.first; i < own.last; i++) {
+      const int64_t b = i - grid.queries(s, block).first;
+      LogSumExp2 sum;
+      double positive = 0;
+      for (const Slot* member = group_of(s); member < group_of(s) + grid.parts; member++) {
+        sum = merge(sum, member->sums.at(b));
+        positive += member->queries.positive[b];  // 0 where the positive is not among the member's candidates
       }
-      slot.coefficient[b] = static_cast<T>(coefficient * p.scale);
+      log_partition[i] = log2_value(sum);
+      statistics.negative_lse[i] = log_partition[i] * kLn2;
+      if (p.exclusions.target) statistics.positive[i] = positive * kLn2;
+      if (!global)
+        positive_gradient[i] = -negative_probability(
+            p.exclusions.target ? statistics.positive[i] : external_positive[i], statistics.negative_lse[i], weights);
     }
   }
 
-  // Keeps every row's weight below 2^60 of the slot's reference.
-  void raise_slot_reference(int s) {
+  void multiply(int s, int64_t block) {
+    Slot& slot = slots[s];
+    const Range rows = grid.queries(s, block);
+    if (global) raise_reference(s, rows);
+    for (int64_t i = rows.first; i < rows.last; i++) {
+      const double base = global ? slot.reference : log_partition[i], weight = global ? 1 : -positive_gradient[i];
+      const bool nothing = weight == 0 || log_partition[i] == -kInfinity;
+      const double relative = std::exp2(slot.sums.reference[i - rows.first] - base);
+      slot.coefficient[i - rows.first] = static_cast<T>(nothing ? 0 : weight * relative * p.scale);
+    }
+    products.multiply(p, slot.queries, grid.candidates(s), slot.own, slot.coefficient, slot.products,
+                      candidate_sums[grid.group(s)].sums);
+  }
+
+  // Keeps every row's weight below 2^60 of the group's reference.
+  void raise_reference(int s, Range rows) {
     Slot& slot = slots[s];
     double highest = kLowestReference;
-    for (int64_t b = 0; b < slot.queries.rows; b++) {
-      const double lse2 = log2_value(slot.sums.at(b));
-      if (lse2 > highest && lse2 < kInfinity) highest = lse2;
-    }
+    for (int64_t i = rows.first; i < rows.last; i++)
+      if (log_partition[i] > highest && log_partition[i] < kInfinity) highest = log_partition[i];
     if (highest <= slot.reference + kLazyRange<T>) return;
     const T factor = static_cast<T>(std::exp2(slot.reference - highest));
-    T* sums = candidate_sums[s].sums;
-    for (int64_t k = 0; k < p.m() * width; k++) sums[k] *= factor;
+    T* sums = candidate_sums[grid.group(s)].sums;
+    const Range columns = grid.candidates(s);
+    for (int64_t k = columns.first * width; k < columns.last * width; k++) sums[k] *= factor;
     slot.reference = highest;
   }
 
-  void write_rows(const Slot& slot) {
-    for (int64_t b = 0; b < slot.queries.rows; b++) {
-      const int64_t i = slot.queries.first + b;
-      T* out = g.queries ? static_cast<T*>(g.queries) + i * p.dim : nullptr;
-      scale_part[i] = write_query_gradient(slot.queries, b, slot.sums_of_products + b * width,
-                                           static_cast<double>(slot.coefficient[b]) / p.scale, p.scale, p.dim, out);
+  void write_rows(int s, int64_t block) {
+    const Range own = grid.own_queries(s, block);
+    for (int64_t i = own.first; i < own.last; i++) {
+      scale_part[i] = write_query_gradient<T>(p, group_of(s), grid.parts, i, g.queries) / p.scale;
+      row_reference[i] = slots[s].reference;
     }
   }
 
-  // Global partition: everything so far is relative to a slot's reference; the row weights tell what it comes to.
+  // Global partition: everything so far is relative to a group's reference; the row weights tell what it comes to.
   void normalize() {
     const double* positive = p.exclusions.target ? statistics.positive : external_positive;
     const double total = partition_loss(p.n(), positive, statistics.negative_lse, weights);
@@ -138,31 +148,31 @@ struct FusedWalk {
       positive_gradient[i] =
           positive && total > -kInfinity ? std::exp(positive[i] + weights.positive_log_weight - total) : 0;
     }
-    for (int s = 0; s < slot_count; s++) candidate_sums[s].factor = factor(slots[s].reference);
+    for (int group = 0; group < grid.groups; group++)
+      candidate_sums[group].factor = factor(slots[group * grid.parts].reference);
   }
 
   void finish(int s) {
-    const Range columns = part_of(p.m(), s, slot_count, kCandidateBlock),
-                rows = part_of(p.n(), s, slot_count, kLanes<T>);
-    join_candidate_sums(candidate_sums.get(), slot_count, p.dim, width, columns, static_cast<T*>(g.candidates));
-    if (g.queries && weights.partition == Partition::kGlobal)
+    const Range columns = part_of(p.m(), s, grid.slots(), kCandidateBlock),
+                rows = part_of(p.n(), s, grid.slots(), kLanes<T>);
+    join_candidate_sums(candidate_sums.get(), grid.groups, p.dim, width, columns, static_cast<T*>(g.candidates));
+    if (g.queries && global)
       for (int64_t i = rows.first; i < rows.last; i++)
         for (int64_t k = 0; k < p.dim; k++)
           static_cast<T*>(g.queries)[i * p.dim + k] *= static_cast<T>(row_reference[i]);
-    add_positive_gradients(p, positive_gradient, g, rows, columns, slots[s].sums_of_products);
+    add_positive_gradients(p, positive_gradient, g, rows, columns, slots[s].products);
   }
 };
 
 template <class Products>
 void dot_fused(const DotProblem& p, const PartitionWeights& weights, const double* external_positive,
                const DotStatistics& statistics, const DotGradients& g, double* positive_gradient) {
-  const int slots = slots_for(p.threads, round_up(p.n(), kLanes<float>) / kLanes<float>);
-  FusedWalk<Products> walk{p, weights, external_positive, statistics, g, positive_gradient, slots};
+  FusedWalk<Products> walk{p, weights, external_positive, statistics, g, positive_gradient};
   Workspace workspace([&](Arena& arena) { walk.place(arena); });
-  for_slots(slots, [&](int s) { walk.prepare(s); });
-  for_slots(slots, [&](int s) { walk.walk(s); });
-  if (weights.partition == Partition::kGlobal) walk.normalize();
-  for_slots(slots, [&](int s) { walk.finish(s); });
+  for_slots(walk.grid.slots(), [&](int s) { walk.prepare(s); });
+  walk.walk();
+  if (walk.global) walk.normalize();
+  for_slots(walk.grid.slots(), [&](int s) { walk.finish(s); });
   *g.scale = scale_gradient(p, walk.scale_part, positive_gradient, statistics.positive);
 }
 

@@ -5,6 +5,7 @@
 // Order and sums depend on nothing but the index. Explicit negatives have one query each.
 #pragma once
 #include <algorithm>
+#include <utility>
 
 #include "gathered-inl.h"
 
@@ -13,6 +14,7 @@ namespace MI_ISA {
 
 // Pairs of a block of queries that are sorted together: scratch stays below the gradient of a large bank.
 constexpr int64_t kPairsSorted = int64_t{1} << 20;
+constexpr int64_t kTablesPerPair = 4;  // most entries in the tables of all sorters
 
 // w_ik = g_i 2^(s_ik - r_i): dL/da_i e^{s_ik - a_i} for any dL/da.
 template <class T>
@@ -61,13 +63,14 @@ struct CandidateWalk {
   int64_t block = p.m() == 0 ? p.n() : smaller(p.n(), round_up(larger(kPairsSorted, p.candidates.rows), p.m()) / p.m());
   GroupScores<T> scores_of{static_cast<T>(p.scale * kLog2E), static_cast<T>(p.bias * kLog2E)};
   std::unique_ptr<Slot[]> slots{new Slot[slot_count]};
-  int64_t* bound = nullptr;  // [V] where the queries of a bank row end in `query`; while they are placed: go next
+  int sorters = slots_for(slot_count, smaller(block, kTablesPerPair * block * p.m() / larger(p.candidates.rows, 1)));
+  int64_t* next = nullptr;   // [sorters][V] where a sorter's next query of a bank row goes in `query`
   int32_t* query = nullptr;  // [block m] queries by bank row
 
   static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
   void place(Arena& arena) {
-    if (p.index) bound = arena.take<int64_t>(p.candidates.rows), query = arena.take<int32_t>(block * p.m());
+    if (p.index) next = arena.take<int64_t>(sorters * p.candidates.rows), query = arena.take<int32_t>(block * p.m());
     for (int s = 0; s < slot_count; s++) {
       slots[s].queries.place(p.dtype, p.dim, arena);
       slots[s].candidates.place(p.dtype, p.dim, arena);
@@ -76,56 +79,53 @@ struct CandidateWalk {
   }
 
   void walk() {
-    for_slots(slot_count, [&](int s) {
-      slots[s].queries.clear(), slots[s].candidates.clear();
-      const Range rows = bank_rows(s);
-      if (p.index) std::memset(out + rows.first * p.dim, 0, rows.size() * p.dim * sizeof(T));
-    });
+    for_slots(slot_count, [&](int s) { slots[s].queries.clear(), slots[s].candidates.clear(); });
     if (p.index == nullptr) return for_slots(slot_count, [&](int s) { walk_own_negatives(slots[s], s); });
-    for (int64_t first = 0; first < p.n(); first += block) {
+    int64_t first = 0;
+    do {
       const Range queries{first, smaller(first + block, p.n())};
       sort(queries);
-      for_slots(slot_count, [&](int s) { walk_bank(slots[s], s, queries.size() * p.m()); });
-    }
+      for_slots(slot_count, [&](int s) { walk_bank(slots[s], s, queries.size() * p.m(), first == 0); });
+      first += block;
+    } while (first < p.n());
   }
 
-  Range bank_rows(int s) const { return part_of(p.candidates.rows, s, slot_count, 1); }
-
-  // Visits, in order, the pairs (query, bank row) of the slot's rows.
-  template <class Visit>
-  void for_pairs(int s, Range queries, Visit&& visit) const {
-    const Range rows = bank_rows(s);
-    const uint64_t size = rows.size();
-    for (int64_t i = queries.first; i < queries.last; i++)
-      for (const int64_t *index = p.index + i * p.m(), *end = index + p.m(); index < end; index++)
-        if (static_cast<uint64_t>(*index - rows.first) < size) visit(i, *index);
-  }
-
+  // A sorter has a range of queries, in order: so are those of each bank row.
   void sort(Range queries) {
-    for_slots(slot_count, [&](int s) {
-      const Range rows = bank_rows(s);
-      std::memset(bound + rows.first, 0, rows.size() * sizeof(int64_t));
-      for_pairs(s, queries, [&](int64_t, int64_t row) { bound[row]++; });
+    const int64_t rows = p.candidates.rows;
+    auto for_pairs = [&](int s, auto&& visit) {
+      const Range own = part_of(queries.size(), s, sorters, 1);
+      for (int64_t i = queries.first + own.first; i < queries.first + own.last; i++)
+        for (const int64_t *index = p.index + i * p.m(), *end = index + p.m(); index < end; index++) visit(i, *index);
+    };
+    for_slots(sorters, [&](int s) {
+      int64_t* const count = next + s * rows;
+      std::fill_n(count, rows, 0);
+      for_pairs(s, [&](int64_t, int64_t row) { count[row]++; });
     });
-    int64_t start = 0;
-    for (int64_t row = 0; row < p.candidates.rows; row++) {
-      const int64_t count = bound[row];
-      bound[row] = start;
-      start += count;
-    }
-    for_slots(slot_count, [&](int s) {
-      for_pairs(s, queries, [&](int64_t i, int64_t row) { query[bound[row]++] = static_cast<int32_t>(i); });
+    for (int64_t row = 0, start = 0; row < rows; row++)
+      for (int s = 0; s < sorters; s++) start += std::exchange(next[s * rows + row], start);
+    for_slots(sorters, [&](int s) {
+      int64_t* const place = next + s * rows;
+      for_pairs(s, [&](int64_t i, int64_t row) { query[place[row]++] = static_cast<int32_t>(i); });
     });
   }
+
+  // Where the queries of bank row 0, 1, ... end: where the last sorter's would go on.
+  const int64_t* bounds() const { return next + (sorters - 1) * p.candidates.rows; }
 
   // Rows are shared out so that every slot has about as many pairs.
   int64_t first_row(int s, int64_t pairs) const {
     if (s == slot_count) return p.candidates.rows;
-    return std::lower_bound(bound, bound + p.candidates.rows, pairs * s / slot_count) - bound;
+    return std::lower_bound(bounds(), bounds() + p.candidates.rows, pairs * s / slot_count) - bounds();
   }
 
-  void walk_bank(Slot& slot, int s, int64_t pairs) {
+  void walk_bank(Slot& slot, int s, int64_t pairs, bool first_block) {
+    const T scale = static_cast<T>(p.scale);
+    const int64_t* bound = bounds();
     for (int64_t row = first_row(s, pairs); row < first_row(s + 1, pairs); row++) {
+      T* dy = out + row * p.dim;
+      if (first_block) std::memset(dy, 0, p.dim * sizeof(T));
       const int64_t start = row ? bound[row - 1] : 0;
       if (start == bound[row]) continue;
       const T* y = slot.candidates.read_one(p.candidates, row);
@@ -134,8 +134,6 @@ struct CandidateWalk {
         add_block(slot, y, first, smaller(first + kBlockOfNegatives, bound[row]));
         slot.sum.fold();
       }
-      T* dy = out + row * p.dim;
-      const T scale = static_cast<T>(p.scale);
       for (int64_t k = 0; k < p.dim; k++) dy[k] += scale * slot.sum.whole[k];
     }
   }

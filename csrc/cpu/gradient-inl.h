@@ -112,98 +112,97 @@ MI_NOINLINE void weight_tile(const BlockScores<T>& scores, const Weights& weight
 
 template <class T>
 struct GradientWalk {
-  struct Slot {
-    QueryBlock<T> queries;
+  struct Slot : BlockProducts<T> {
     TransposedQueries<T> transposed;
     T* weights = nullptr;                    // E [kCandidateBlock][kQueryBlock]
     T* weighted = nullptr;                   // c x, in panels
-    T* products = nullptr;                   // [kQueryBlock][width]
-    T* coefficient = nullptr;                // [kQueryBlock] c_i scale
     T *lane_a = nullptr, *lane_b = nullptr;  // [kQueryBlock] the weights' own state
   };
 
   const DotProblem& p;
   const DotGradients& g;
   const double* positive_gradient;
-  int slot_count = slots_for(p.threads, round_up(p.n(), kLanes<T>) / kLanes<T>);
+  BlockGrid<T> grid{p, kRowsHigh};
   int64_t width = padded<T>(p.dim);
   Candidates<T> candidates = {};
   CandidateSide<T> side = {};
-  std::unique_ptr<Slot[]> slots{new Slot[slot_count]};
-  std::unique_ptr<CandidateSums<T>[]> candidate_sums{new CandidateSums<T>[slot_count]};
+  std::unique_ptr<Slot[]> slots{new Slot[grid.slots()]};
+  std::unique_ptr<CandidateSums<T>[]> candidate_sums{new CandidateSums<T>[grid.groups]};
   double* scale_part = nullptr;  // [n]
+
+  const Slot* group_of(int s) const { return &slots[grid.first_of_group(s)]; }
 
   void place(Arena& arena) {
     candidates.place(p, arena);
     side.place(p, arena);
     scale_part = arena.take<double>(p.n());
-    for (int s = 0; s < slot_count; s++) {
-      slots[s].queries.place(p, arena);
+    for (int s = 0; s < grid.slots(); s++) {
+      slots[s].BlockProducts<T>::place(p, arena);
       slots[s].transposed.place(p, arena);
       slots[s].weights = arena.take<T>(kCandidateBlock * kQueryBlock);
       slots[s].weighted = arena.take<T>(kQueryBlock * round_up(width, kChunk));
-      slots[s].products = arena.take<T>(kQueryBlock * width);
-      slots[s].coefficient = arena.take<T>(kQueryBlock);
       slots[s].lane_a = arena.take<T>(kQueryBlock);
       slots[s].lane_b = arena.take<T>(kQueryBlock);
-      candidate_sums[s].place(p, g, s, width, arena);
     }
+    for (int group = 0; group < grid.groups; group++) candidate_sums[group].place(p, g, group, width, arena);
   }
 
   void prepare(int s, bool weights_multiply) {
-    const Range columns = part_of(p.m(), s, slot_count, kCandidateBlock);
-    candidates.fill(p, columns.first, columns.last);
-    side.fill(p, columns.first, columns.last, weights_multiply);
+    const Range share = part_of(p.m(), s, grid.slots(), kCandidateBlock), own = grid.candidates(s);
+    candidates.fill(p, share.first, share.last);
+    side.fill(p, share.first, share.last, weights_multiply);
     slots[s].queries.clear_marks(p);
-    if (g.candidates) std::memset(candidate_sums[s].sums, 0, p.m() * width * sizeof(T));
+    if (g.candidates)
+      std::memset(candidate_sums[grid.group(s)].sums + own.first * width, 0, own.size() * width * sizeof(T));
   }
 
-  // begin(slot) returns the block's weights and sets its coefficients; after_block and end may fold their sums.
-  template <class Begin, class AfterBlock, class End>
-  void walk(int s, bool weights_add, Begin&& begin, AfterBlock&& after_block, End&& end) {
+  // begin(s) returns the block's weights and sets its coefficients; fold(s) may fold their sums, end(s, i) write those
+  // of row i, when all slots of the group are done with its block.
+  template <class Begin, class Fold, class End>
+  void walk(bool weights_add, Begin&& begin, Fold&& fold, End&& end) {
+    grid.for_blocks([&](int s, int64_t block) { multiply(s, block, weights_add, begin, fold); },
+                    [&](int s, int64_t block) {
+                      const Range own = grid.own_queries(s, block);
+                      for (int64_t i = own.first; i < own.last; i++) {
+                        if (g.queries)
+                          scale_part[i] = write_query_gradient<T>(p, group_of(s), grid.parts, i, g.queries) / p.scale;
+                        end(s, i);
+                      }
+                    });
+  }
+
+  template <class Begin, class Fold>
+  void multiply(int s, int64_t block, bool weights_add, Begin&& begin, Fold&& fold) {
     Slot& slot = slots[s];
-    const Range rows = part_of(p.n(), s, slot_count, kLanes<T>);
-    for (int64_t i = rows.first; i < rows.last; i += kQueryBlock) {
-      slot.queries.load(p, i, smaller(kQueryBlock, rows.last - i));
-      slot.transposed.fill(p, slot.queries);
-      const T bias = static_cast<T>(p.bias * kLog2E);
-      const BlockScores<T> scores{p.dim, candidates, slot.transposed, {side, slot.queries, bias, T(0), weights_add}};
-      const auto weights = begin(slot);
-      if (g.candidates) weigh_queries(slot.queries, slot.coefficient, slot.weighted);
-      std::memset(slot.products, 0, slot.queries.rows * width * sizeof(T));
-      for (int64_t group = 0; group < p.m(); group += kCandidateBlock) {
-        const int64_t last = smaller(group + kCandidateBlock, p.m());
-        for_score_tiles(
-            slot.queries, group, last,
-            [&](auto tile_rows, auto vectors, int64_t j, int64_t vector) {
-              weight_tile<T, std::decay_t<decltype(weights)>, tile_rows(), vectors()>(
-                  scores, weights, j, vector, slot.weights + (j - group) * kQueryBlock);
-            },
-            [&](int64_t) { after_block(slot); });
-        if (g.queries) add_query_products(slot.weights, candidates, group, last - group, slot.queries, slot.products);
-        if (g.candidates)
-          add_candidate_products(slot.weights, slot.weighted, last - group, slot.queries,
-                                 candidate_sums[s].sums + group * width, width);
-      }
-      if (g.queries) write_queries(slot);
-      end(slot);
-    }
-  }
-
-  void write_queries(const Slot& slot) {
-    for (int64_t b = 0; b < slot.queries.rows; b++) {
-      const int64_t i = slot.queries.first + b;
-      scale_part[i] = write_query_gradient(slot.queries, b, slot.products + b * width,
-                                           static_cast<double>(slot.coefficient[b]) / p.scale, p.scale, p.dim,
-                                           static_cast<T*>(g.queries) + i * p.dim);
+    const Range rows = grid.queries(s, block), columns = grid.candidates(s);
+    slot.queries.load(p, rows.first, rows.size());
+    slot.transposed.fill(p, slot.queries);
+    const T bias = static_cast<T>(p.bias * kLog2E);
+    const BlockScores<T> scores{p.dim, candidates, slot.transposed, {side, slot.queries, bias, T(0), weights_add}};
+    const auto weights = begin(s);
+    if (g.candidates) weigh_queries(slot.queries, slot.coefficient, slot.weighted);
+    std::memset(slot.products, 0, slot.queries.rows * width * sizeof(T));
+    for (int64_t first = columns.first; first < columns.last; first += kCandidateBlock) {
+      const int64_t last = smaller(first + kCandidateBlock, columns.last);
+      for_score_tiles(
+          slot.queries, first, last,
+          [&](auto tile_rows, auto vectors, int64_t j, int64_t vector) {
+            weight_tile<T, std::decay_t<decltype(weights)>, tile_rows(), vectors()>(
+                scores, weights, j, vector, slot.weights + (j - first) * kQueryBlock);
+          },
+          [&](int64_t) { fold(s); });
+      if (g.queries) add_query_products(slot.weights, candidates, first, last - first, slot.queries, slot.products);
+      if (g.candidates)
+        add_candidate_products(slot.weights, slot.weighted, last - first, slot.queries,
+                               candidate_sums[grid.group(s)].sums + first * width, width);
     }
   }
 
   void finish(int s) {
-    const Range columns = part_of(p.m(), s, slot_count, kCandidateBlock),
-                rows = part_of(p.n(), s, slot_count, kLanes<T>);
+    const Range columns = part_of(p.m(), s, grid.slots(), kCandidateBlock),
+                rows = part_of(p.n(), s, grid.slots(), kLanes<T>);
     if (g.candidates)
-      join_candidate_sums(candidate_sums.get(), slot_count, p.dim, width, columns, static_cast<T*>(g.candidates));
+      join_candidate_sums(candidate_sums.get(), grid.groups, p.dim, width, columns, static_cast<T*>(g.candidates));
     add_positive_gradients(p, positive_gradient, g, rows, columns, slots[s].products);
   }
 };

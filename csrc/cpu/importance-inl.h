@@ -118,13 +118,10 @@ MI_NOINLINE void importance_weight_tile(const ScorePairs<T>& scores, const Impor
 
 template <class T>
 struct ImportanceWalk {
-  struct Side {
-    QueryBlock<T> queries;
+  struct Side : BlockProducts<T> {  // c = 1: the weights are G
     TransposedQueries<T> transposed;
     T* weights = nullptr;   // G [kCandidateBlock][kQueryBlock]
     T* weighted = nullptr;  // scale x, by chunks
-    T* products = nullptr;  // [kQueryBlock][width] G y
-    T* scale = nullptr;     // [kQueryBlock]
   };
   struct Slot {
     Side side[2];
@@ -151,7 +148,7 @@ struct ImportanceWalk {
       Slot& slot = slots[s];
       for (RowSums<T>& sums : slot.sums) sums.place(arena);
       for (int h = 0; h < 2; h++) {
-        slot.side[h].queries.place(*p[h], arena);
+        slot.side[h].place(*p[h], arena);
         slot.side[h].transposed.place(*p[h], arena);
         if (keep) slot.kept[h] = arena.take<T>(m * kQueryBlock);
         if (g) place_products(slot.side[h], arena);
@@ -167,8 +164,6 @@ struct ImportanceWalk {
   void place_products(Side& side, Arena& arena) const {
     side.weights = arena.take<T>(kCandidateBlock * kQueryBlock);
     side.weighted = arena.take<T>(kQueryBlock * round_up(width, kChunk));
-    side.products = arena.take<T>(kQueryBlock * width);
-    side.scale = arena.take<T>(kQueryBlock);
   }
 
   void prepare(int s) {
@@ -178,7 +173,7 @@ struct ImportanceWalk {
     for (int h = 0; h < 2; h++) slots[s].side[h].queries.clear_marks(*p[h]);
     if (g == nullptr) return;
     for (int h = 0; h < 2; h++)
-      for (int64_t b = 0; b < kQueryBlock; b++) slots[s].side[h].scale[b] = static_cast<T>(p[h]->scale);
+      for (int64_t b = 0; b < kQueryBlock; b++) slots[s].side[h].coefficient[b] = static_cast<T>(p[h]->scale);
     if (g->candidates) std::memset(candidate_sums[s].sums, 0, m * width * sizeof(T));
   }
 
@@ -221,7 +216,7 @@ struct ImportanceWalk {
     Slot& slot = slots[s];
     for (int h = 0; h < 2; h++) {
       const Side& side = slot.side[h];
-      if (g->candidates && slot.factors.flows[h]) weigh_queries(side.queries, side.scale, side.weighted);
+      if (g->candidates && slot.factors.flows[h]) weigh_queries(side.queries, side.coefficient, side.weighted);
       std::memset(side.products, 0, side.queries.rows * width * sizeof(T));
     }
     for (int64_t group = 0; group < m; group += kCandidateBlock) {
@@ -246,8 +241,7 @@ struct ImportanceWalk {
     for (int h = 0; h < 2; h++)
       for (int64_t b = 0; b < slot.side[h].queries.rows; b++) {
         const int64_t i = slot.side[h].queries.first + b;
-        scale_part[h][i] = write_query_gradient(slot.side[h].queries, b, slot.side[h].products + b * width, 1.0,
-                                                p[h]->scale, dim, static_cast<T*>(g->queries[h]) + i * dim);
+        scale_part[h][i] = write_query_gradient<T>(*p[h], &slot.side[h], 1, i, g->queries[h]) / p[h]->scale;
       }
   }
 

@@ -25,6 +25,7 @@ struct PairedProducts {
   int64_t dim = 0, count = 0;      // d and m, rounded up to whole squares
   int64_t row_pitch = 0, column_pitch = 0;
 
+  static constexpr int64_t kUnit = kCandidateBlock;       // ranges of candidates begin at a whole block
   static constexpr int64_t kGroup = 8 * kCandidateBlock;  // candidates between loading and storing a square of products
 
   static int64_t bytes_kept(int64_t m) { return round_up(m, kCandidateBlock) * kQueryBlock * 4; }
@@ -36,12 +37,13 @@ struct PairedProducts {
     transposed = arena.take<uint16_t>(dim * column_pitch);
   }
 
-  void place_slot(const DotProblem&, Slot& slot, Arena& arena) const {
+  void place_slot(const DotProblem&, int64_t candidate_count, Slot& slot, Arena& arena) const {
+    const int64_t kept = round_up(candidate_count, kCandidateBlock);
     slot.queries = arena.take<uint32_t>(dim / 2 * kQueryBlock);
     slot.weighted = arena.take<uint32_t>(kQueryBlock / 2 * dim);
     slot.scores = arena.take<float>(kCandidateBlock * kQueryBlock);
-    slot.by_candidate = arena.take<uint32_t>(count / 2 * kQueryBlock);
-    slot.by_query = arena.take<uint16_t>(count * kQueryBlock);
+    slot.by_candidate = arena.take<uint32_t>(kept / 2 * kQueryBlock);
+    slot.by_query = arena.take<uint16_t>(kept * kQueryBlock);
     slot.products = arena.take<float>(dim * kQueryBlock);
   }
 
@@ -59,37 +61,40 @@ struct PairedProducts {
         for (int64_t k = k0; k < k0 + kSquare; k++) transposed[k * column_pitch + j] = rows[j * row_pitch + k];
   }
 
-  void exponentiate(const DotProblem& p, const CandidateSide<float>& side, const QueryBlock<float>& queries, Slot& slot,
-                    const RowSums<float>& sums) const {
+  // E of the block and `columns`, and their sums.
+  void exponentiate(const DotProblem& p, const CandidateSide<float>& side, const QueryBlock<float>& queries,
+                    Range columns, Slot& slot, const RowSums<float>& sums) const {
     const TileRegisters registers;
     const TileExclusions<float> exclusions{side, queries};
     const float factor = static_cast<float>(p.scale * kLog2E);
     pair_queries(p, queries, slot);
-    for (int64_t j = 0; j < count; j += kCandidateBlock) {
+    for (int64_t j = columns.first; j < columns.last; j += kCandidateBlock) {
       multiply_scores(slot, j);
       float highest[kQueryBlock];
       finish_scores(exclusions, slot, factor, j, p.m(), highest);
-      raise(slot, sums, j, highest);
-      keep_exponentials(slot, sums, j);
+      raise(slot, sums, j - columns.first, highest);
+      keep_exponentials(slot, sums, j - columns.first);
       sums.fold();
     }
   }
 
-  // products [rows][width] = E^T y;  candidate_sums [m][width] += E (c x).
-  void multiply(const DotProblem& p, const QueryBlock<float>& queries, const Slot& slot, const float* coefficient,
-                float* products, float* candidate_sums) const {
+  // Over `columns`: products [rows][width] = E^T y;  candidate_sums [m][width] += E (c x).
+  void multiply(const DotProblem&, const QueryBlock<float>& queries, Range columns, const Slot& slot,
+                const float* coefficient, float* products, float* candidate_sums) const {
     const TileRegisters registers;
     weigh_queries(queries, coefficient, slot.weighted);
     std::memset(slot.products, 0, dim * kQueryBlock * sizeof(float));
-    for (int64_t j = 0; j < count; j += kGroup) {
-      const int64_t group = smaller(kGroup, count - j);
+    const int64_t kept = round_up(columns.size(), kCandidateBlock);
+    for (int64_t j = 0; j < kept; j += kGroup) {
+      const int64_t group = smaller(kGroup, kept - j);
       for (int64_t k = 0; k < dim; k += kSquare)
         for (int64_t lane = 0; lane < kQueryBlock; lane += kSquare)
-          add_square(transposed + k * column_pitch + j, column_pitch * 2,
+          add_square(transposed + k * column_pitch + columns.first + j, column_pitch * 2,
                      slot.by_candidate + j / 2 * kQueryBlock + lane, kQueryBlock * 4, group / kSquare,
                      slot.products + k * kQueryBlock + lane, kQueryBlock * 4);
-      for (int64_t row = j; row < smaller(j + group, p.m()); row += kSquare)
-        add_candidate_rows(slot, row, p.m(), queries.width, candidate_sums);
+      for (int64_t row = j; row < smaller(j + group, columns.size()); row += kSquare)
+        add_candidate_rows(slot, row, smaller(kSquare, columns.size() - row), queries.width,
+                           candidate_sums + (columns.first + row) * queries.width);
     }
     for (int64_t i = 0; i < queries.rows; i++)
       for (int64_t k = 0; k < queries.width; k++) products[i * queries.width + k] = slot.products[k * kQueryBlock + i];
@@ -190,16 +195,15 @@ struct PairedProducts {
     }
   }
 
-  // dy of 32 candidates: one square for every 32 columns of d.
-  void add_candidate_rows(const Slot& slot, int64_t j, int64_t m, int64_t width, float* sums) const {
-    const uint16_t* weights = slot.by_query + j * kQueryBlock;
-    const int64_t steps = kQueryBlock / kSquare, valid = smaller(kSquare, m - j);
+  // dy of 32 candidates, of which `valid` are there: one square for every 32 columns of d.
+  void add_candidate_rows(const Slot& slot, int64_t row, int64_t valid, int64_t width, float* sums) const {
+    const uint16_t* weights = slot.by_query + row * kQueryBlock;
+    const int64_t steps = kQueryBlock / kSquare;
     for (int64_t k = 0; k < width; k += kSquare) {
-      float* place = sums + j * width + k;
       if (valid == kSquare && k + kSquare <= width)
-        add_square(weights, kQueryBlock * 2, slot.weighted + k, dim * 4, steps, place, width * 4);
+        add_square(weights, kQueryBlock * 2, slot.weighted + k, dim * 4, steps, sums + k, width * 4);
       else
-        add_part_of_square(weights, kQueryBlock * 2, slot.weighted + k, dim * 4, steps, place, width * 4, valid,
+        add_part_of_square(weights, kQueryBlock * 2, slot.weighted + k, dim * 4, steps, sums + k, width * 4, valid,
                            smaller(kSquare, width - k));
     }
   }

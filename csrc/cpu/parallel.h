@@ -4,26 +4,32 @@
 #include <omp.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace mi {
 
 // The threads that OpenMP keeps waiting for work do not live on in a forked child, and whoever calls upon them waits
 // for ever. A thread that is new has none yet and starts its own.
-bool in_forked_child();
+bool threads_are_lost();
 void run_in_new_thread(void* (*body)(void*), void* argument);
 
 template <class Body>
-static inline void for_slots(int slots, Body&& body) {
-  auto all = [&] {
-#pragma omp parallel num_threads(slots)
-    for (int slot = omp_get_thread_num(); slot < slots; slot += omp_get_num_threads()) body(slot);
-  };
-  if (slots == 1 || !in_forked_child()) return all();
+static inline void with_usable_threads(Body&& body) {
+  if (!threads_are_lost()) return body();
   const auto call = [](void* argument) -> void* {
-    (*static_cast<decltype(all)*>(argument))();
+    (*static_cast<std::remove_reference_t<Body>*>(argument))();
     return nullptr;
   };
-  run_in_new_thread(call, &all);
+  run_in_new_thread(call, &body);
+}
+
+template <class Body>
+static inline void for_slots(int slots, Body&& body) {
+  if (slots == 1) return body(0);
+  with_usable_threads([&] {
+#pragma omp parallel num_threads(slots)
+    for (int slot = omp_get_thread_num(); slot < slots; slot += omp_get_num_threads()) body(slot);
+  });
 }
 
 // At least one, so that an empty problem still gets its empty results.

@@ -58,45 +58,46 @@ struct PlainProducts {
   using Scalar = T;
   struct Slot {
     TransposedQueries<T> transposed;
-    T* exponentials = nullptr;  // E [m][kQueryBlock]
+    T* exponentials = nullptr;  // E [candidates][kQueryBlock]
     T* weighted = nullptr;      // c x, in panels
   };
+  static constexpr int64_t kUnit = kRowsHigh;  // ranges of candidates begin at a tile
 
   Candidates<T> candidates;
 
   static int64_t bytes_kept(int64_t m) { return m * kQueryBlock * static_cast<int64_t>(sizeof(T)); }
 
   void place(const DotProblem& p, Arena& arena) { candidates.place(p, arena); }
-  void place_slot(const DotProblem& p, Slot& slot, Arena& arena) const {
+  void place_slot(const DotProblem& p, int64_t candidate_count, Slot& slot, Arena& arena) const {
     slot.transposed.place(p, arena);
-    slot.exponentials = arena.take<T>(p.m() * kQueryBlock);
+    slot.exponentials = arena.take<T>(candidate_count * kQueryBlock);
     slot.weighted = arena.take<T>(kQueryBlock * round_up(p.dim, kChunk));
   }
   void fill(const DotProblem& p, Range columns) const { candidates.fill(p, columns.first, columns.last); }
 
-  // All E of the block, and their sums.
-  void exponentiate(const DotProblem& p, const CandidateSide<T>& side, const QueryBlock<T>& queries, Slot& slot,
-                    const RowSums<T>& sums) const {
+  // E of the block and `columns`, and their sums.
+  void exponentiate(const DotProblem& p, const CandidateSide<T>& side, const QueryBlock<T>& queries, Range columns,
+                    Slot& slot, const RowSums<T>& sums) const {
     slot.transposed.fill(p, queries);
     const BlockScores<T> scores{p.dim, candidates, slot.transposed, {side, queries}};
     for_score_tiles(
-        queries, 0, p.m(),
+        queries, columns.first, columns.last,
         [&](auto rows, auto vectors, int64_t j, int64_t vector) {
-          const Referenced<T> done{slot.exponentials, j};
+          const Referenced<T> done{slot.exponentials, j - columns.first};
           lazy_exponential_tile<true, T, rows(), vectors()>(scores, sums, done, j, vector,
-                                                            slot.exponentials + j * kQueryBlock);
+                                                            slot.exponentials + done.candidates * kQueryBlock);
         },
         [&](int64_t) { sums.fold(); });
   }
 
-  // products [rows][width] = E^T y;  candidate_sums [m][width] += E (c x).
-  void multiply(const DotProblem& p, const QueryBlock<T>& queries, const Slot& slot, const T* coefficient, T* products,
-                T* candidate_sums) const {
+  // Over `columns`: products [rows][width] = E^T y;  candidate_sums [m][width] += E (c x).
+  void multiply(const DotProblem&, const QueryBlock<T>& queries, Range columns, const Slot& slot, const T* coefficient,
+                T* products, T* candidate_sums) const {
     weigh_queries(queries, coefficient, slot.weighted);
     std::memset(products, 0, queries.rows * queries.width * sizeof(T));
-    for (int64_t j = 0; j < p.m(); j += kProductGroup) {
-      const int64_t count = smaller(kProductGroup, p.m() - j);
-      const T* exponentials = slot.exponentials + j * kQueryBlock;
+    for (int64_t j = columns.first; j < columns.last; j += kProductGroup) {
+      const int64_t count = smaller(kProductGroup, columns.last - j);
+      const T* exponentials = slot.exponentials + (j - columns.first) * kQueryBlock;
       add_candidate_products(exponentials, slot.weighted, count, queries, candidate_sums + j * queries.width,
                              queries.width);
       add_query_products(exponentials, candidates, j, count, queries, products);
