@@ -156,7 +156,8 @@ struct QueryBlock {
   }
 };
 
-// A block's queries across the lanes, times scale log2 e, in panels: [kQueryBlock / kPanel][d][kPanel].
+// A block's queries across the lanes, times scale log2 e, in panels: [kQueryBlock / kPanel][d][kPanel]. The factor is
+// a double: rounded, it would shift all scores one way, while the roundings of its products with x_ik cancel.
 template <class T>
 struct TransposedQueries {
   T* data = nullptr;
@@ -170,11 +171,11 @@ struct TransposedQueries {
   const T* at(int64_t lane) const { return data + lane / kPanel<T> * dim * kPanel<T> + lane % kPanel<T>; }
 
   void fill(const DotProblem& p, const QueryBlock<T>& queries) const {
-    const T factor = static_cast<T>(p.scale * kLog2E);
+    const double factor = p.scale * kLog2E;
     for (int64_t i = 0; i < queries.vectors * kLanes<T>; i++) {
       T* out = data + (at(i) - data);
       for (int64_t k = 0; k < dim; k++)
-        out[k * kPanel<T>] = i < queries.rows ? queries.natural[i * queries.width + k] * factor : T(0);
+        out[k * kPanel<T>] = i < queries.rows ? static_cast<T>(queries.natural[i * queries.width + k] * factor) : T(0);
     }
   }
 };

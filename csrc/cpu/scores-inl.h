@@ -84,12 +84,20 @@ struct BlockScores {
 
   template <int kRows, int kVectors>
   inline __attribute__((always_inline)) Tile<T, kRows, kVectors> tile(int64_t j, int64_t first_vector) const {
-    auto s = Tile<T, kRows, kVectors>::zero();
     const int64_t lane = first_vector * kLanes<T>;
     const T* y = candidates.data + j * candidates.pitch;
     const T* x = transposed.at(lane);
-    for (int64_t k = 0; k < dim; k += kChunk, y += candidates.chunk, x += kChunk * kPanel<T>)
+    // Every chunk of d is a chain of its own: the roundings of one chain over all of d would add up to d / kChunk times
+    // the error.
+    auto s = Tile<T, kRows, kVectors>::zero();
+    Tile<T, kRows, kVectors> earlier;  // the sum of the chunks before
+    for (int64_t k = 0;; k += kChunk, y += candidates.chunk, x += kChunk * kPanel<T>) {
       s.multiply_add(y, candidates.pitch, 1, x, kPanel<T>, smaller(kChunk, dim - k));
+      if (k > 0) s += earlier;
+      if (k + kChunk >= dim) break;
+      earlier = s;
+      s = Tile<T, kRows, kVectors>::zero();
+    }
     exclusions.apply(s, j, lane);
     return s;
   }

@@ -40,6 +40,13 @@ struct Tile {
 
   MI_INLINE Tile zero() { return {}; }
 
+  inline __attribute__((always_inline)) void operator+=(const Tile& other) {
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++) at[r][v] += other.at[r][v];
+  }
+
   // at[r][v] += sum_k a[r, k] b[k, v]: a is broadcast element by element, b is read a vector at a time.
   inline __attribute__((always_inline)) void multiply_add(const T* __restrict a, int64_t a_row, int64_t a_step,
                                                           const T* __restrict b, int64_t b_step, int64_t steps) {
