@@ -53,20 +53,22 @@ class _UnitVectors(Operator):
     """
 
     @staticmethod
-    def forward(z):
+    def forward(z: Tensor) -> tuple[Tensor, Tensor]:
         length = torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(_SHORTEST)
         return z / length, length
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*output)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, upstream, length_upstream):
+    def backward(ctx: Any, upstream: Tensor | None, length_upstream: Tensor | None) -> Tensor:
         unit, length = ctx.saved_tensors
+        if upstream is None:  # in a second derivative only, as that of the length
+            upstream = torch.zeros_like(unit)
         projection = (unit * upstream).sum(-1, keepdim=True)
-        if length_upstream is not None:  # in a second derivative only
+        if length_upstream is not None:
             projection = projection - length * length_upstream
         return torch.addcmul(upstream, unit, projection, value=-1) / length
 
