@@ -9,6 +9,7 @@ from . import harness, report
 FAMILIES = (
     "in_batch",
     "forward_only",
+    "small",
     "clip_and_pairs",
     "importance",
     "bank",

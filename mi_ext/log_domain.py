@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Weight = float | Tensor  # a constant, or a tensor that may ask for a gradient
 
@@ -39,8 +40,8 @@ def log_add_exp(a: Tensor, b: Tensor) -> Tensor:
 
 
 def softplus(z: Tensor) -> Tensor:
-    """log(1 + e^z), exact everywhere: torch's softplus returns z above a threshold of 20, which drops e^{−20}."""
-    return torch.logaddexp(z.new_zeros(()), z)
+    """log(1 + e^z), exact everywhere: torch's softplus returns z above its threshold, and e^{−40} is no digit of 40."""
+    return F.softplus(z, threshold=40.0)
 
 
 def row_log_partition(positive: Tensor, negative_lse: Tensor, a: Weight, b: Weight) -> Tensor:
@@ -54,7 +55,7 @@ def row_cross_entropy(positive: Tensor, negative_lse: Tensor, a: Weight, b: Weig
     excess = constant_at_minus_infinity(b + negative_lse - positive)
     if _is_minus_infinity(a):
         return excess
-    return log_add_exp(a.to(excess) if isinstance(a, Tensor) else excess.new_full((), a), excess)
+    return log_add_exp(a.to(excess), excess) if isinstance(a, Tensor) else a + softplus(excess - a)
 
 
 def log_weighted_mean(joint_lse: Tensor, weight_lse: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from benchmarks.cuda_model_counts import Fused, Growth, Launch  # noqa: E402
 FAMILIES = {
     "in_batch",
     "forward_only",
+    "small",
     "clip_and_pairs",
     "importance",
     "bank",

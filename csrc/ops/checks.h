@@ -1,12 +1,14 @@
 // What every operator needs: checks that name the argument, and tensors for results.
 #pragma once
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
-#include <string>
+#include <vector>
 
 #include "../core/params.h"
 
@@ -25,12 +27,26 @@ void check(bool condition, const char* op, const Parts&... parts) {
   throw std::runtime_error(message.str());
 }
 
-inline std::string shape_of(const Tensor& t) {
-  std::ostringstream out;
+// What a message says of a tensor; put into words only where a check fails.
+struct ShapeOf {
+  const Tensor& t;
+};
+inline ShapeOf shape_of(const Tensor& t) { return {t}; }
+
+inline std::ostream& operator<<(std::ostream& out, ShapeOf shape) {
   out << "[";
-  for (int64_t k = 0; k < t.dim(); k++) out << (k ? ", " : "") << t.size(k);
-  out << "]";
-  return out.str();
+  for (int64_t k = 0; k < shape.t.dim(); k++) out << (k ? ", " : "") << shape.t.size(k);
+  return out << "]";
+}
+
+struct DeviceOf {
+  const Tensor& t;
+};
+inline DeviceOf device_of(const Tensor& t) { return {t}; }
+
+inline std::ostream& operator<<(std::ostream& out, DeviceOf device) {
+  if (device.t.is_cpu()) return out << "cpu";
+  return out << (device.t.is_cuda() ? "cuda:" : "another device, number ") << device.t.get_device_index();
 }
 
 inline Dtype dtype_of(const char* op, const char* name, const Tensor& t) {
@@ -55,17 +71,12 @@ inline void check_vector(const char* op, const char* name, const Tensor& t, int6
         length, "], but has shape ", shape_of(t));
 }
 
-inline std::string device_name(const Tensor& t) {
-  if (t.is_cpu()) return "cpu";
-  return (t.is_cuda() ? "cuda:" : "another device, number ") + std::to_string(t.get_device_index());
-}
-
 // x: the tensor that decides, under the name that the operator has for it.
 inline void check_device(const char* op, const char* name, const Tensor& t, const Tensor& x,
                          const char* name_of_x = "x") {
   check(t.is_cuda() == x.is_cuda() && t.is_cpu() == x.is_cpu() && t.get_device_index() == x.get_device_index(), op,
-        name, " must be on ", device_name(x), ", like ", name_of_x, ", but is on ", device_name(t),
-        ": move it with .to(", name_of_x, ".device)");
+        name, " must be on ", device_of(x), ", like ", name_of_x, ", but is on ", device_of(t), ": move it with .to(",
+        name_of_x, ".device)");
 }
 
 inline Tensor rows_contiguous(const Tensor& t) {
@@ -94,12 +105,26 @@ inline double scalar_value(const char* op, const char* name, const Tensor& t) {
   return *static_cast<const double*>(t.const_data_ptr());
 }
 
+// Uninitialised. torch::stable::new_empty would look the operator up by its name at every call and box its arguments:
+// seven results of a small problem took as long as all the arithmetic on it.
+inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef shape, ScalarType type) {
+  std::vector<int64_t> strides(shape.size(), 1);
+  for (size_t k = shape.size(); k-- > 1;) strides[k - 1] = strides[k] * std::max<int64_t>(shape[k], 1);
+  const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  int32_t device_type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(shape.size(), shape.data(), strides.data(), dtype, device_type,
+                                                  like.get_device_index(), &handle));
+  return Tensor(handle);
+}
+
 inline Tensor new_doubles(const Tensor& like, std::initializer_list<int64_t> shape) {
-  return torch::stable::new_empty(like, shape, ScalarType::Double);
+  return new_tensor(like, shape, ScalarType::Double);
 }
 
 inline Tensor new_integers(const Tensor& like, std::initializer_list<int64_t> shape) {
-  return torch::stable::new_empty(like, shape, ScalarType::Long);
+  return new_tensor(like, shape, ScalarType::Long);
 }
 
 // A result that was not asked for: an empty tensor.
@@ -108,7 +133,7 @@ inline Tensor none(const Tensor& like) { return new_doubles(like, {0}); }
 // Gradients of 16-bit inputs stay float32: a loss scale applied later must not find them flushed to zero.
 inline Tensor new_gradient(const Tensor& of) {
   const bool wide = of.scalar_type() == ScalarType::Double;
-  return torch::stable::new_empty(of, of.sizes(), wide ? ScalarType::Double : ScalarType::Float);
+  return new_tensor(of, of.sizes(), wide ? ScalarType::Double : ScalarType::Float);
 }
 
 inline int64_t* integers(const Tensor& t) { return static_cast<int64_t*>(t.mutable_data_ptr()); }

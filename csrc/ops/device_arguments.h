@@ -17,7 +17,7 @@ inline DeviceDotArguments device_dot_arguments(const char* op, const Tensor& x, 
                                                const OptionalTensor& bias, const OptionalTensor& target,
                                                const OptionalTensor& x_label, const OptionalTensor& y_label,
                                                const OptionalTensor& candidate_log_weight, bool tf32) {
-  check(x.is_cuda(), op, "expected all tensors on one GPU, but x is on ", device_name(x));
+  check(x.is_cuda(), op, "expected all tensors on one GPU, but x is on ", device_of(x));
   const double* scale_pointer = scalar_on_device(op, "scale", scale, x);
   const double* bias_pointer = bias ? scalar_on_device(op, "bias", *bias, x) : nullptr;
   torch::stable::accelerator::DeviceGuard guard(x.get_device_index());

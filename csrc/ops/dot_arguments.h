@@ -73,7 +73,7 @@ inline void renumber_labels(DotArguments& a) {
   std::unordered_map<int64_t, int64_t> number;
   for (Tensor* labels : {&*a.x_label, &*a.y_label}) {
     const auto [first, last] = values(*labels);
-    *labels = torch::stable::new_empty(*labels, labels->sizes());
+    *labels = new_tensor(*labels, labels->sizes(), ScalarType::Long);
     std::transform(first, last, static_cast<int64_t*>(labels->mutable_data_ptr()),
                    [&](int64_t label) { return number.try_emplace(label, number.size()).first->second; });
   }

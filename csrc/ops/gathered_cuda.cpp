@@ -31,7 +31,7 @@ struct Cuda {
 
   static Arguments arguments(const char* op, const Tensor& x, const Tensor& y, const OptionalTensor& index,
                              const Tensor& scale, const OptionalTensor& bias) {
-    check(x.is_cuda(), op, "expected all tensors on one GPU, but x is on ", device_name(x));
+    check(x.is_cuda(), op, "expected all tensors on one GPU, but x is on ", device_of(x));
     const double* scale_pointer = scalar_on_device(op, "scale", scale, x);
     const double* bias_pointer = bias ? scalar_on_device(op, "bias", *bias, x) : nullptr;
     torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
@@ -93,7 +93,7 @@ struct Cuda {
   // [n, m]; empty, so without an address, where the negatives ask for no gradient.
   static Tensor new_scores(const Arguments& a, const DotGradients& gradients) {
     const auto type = a.problem.dtype == Dtype::kFloat64 ? ScalarType::Double : ScalarType::Float;
-    return torch::stable::new_empty(a.x, {gradients.candidates ? a.problem.n() : 0, a.problem.m()}, type);
+    return new_tensor(a.x, {gradients.candidates ? a.problem.n() : 0, a.problem.m()}, type);
   }
 
   static void candidate_gradient(const Arguments& a, const cuda::PairWeights& weights, void* out) {
@@ -113,7 +113,7 @@ struct Cuda {
     const int64_t block = std::max<int64_t>(1, cuda::kPairsSorted / std::max<int64_t>(1, p.m()));
     for (int64_t first = 0; first < std::max<int64_t>(1, p.n()); first += block) {
       cuda::SortedPairs of_block{first, std::min(block, p.n() - first)};
-      const Tensor keys = torch::stable::new_empty(a.x, {of_block.queries * p.m()}, ScalarType::Int);
+      const Tensor keys = new_tensor(a.x, {of_block.queries * p.m()}, ScalarType::Int);
       enqueue(a.op, a.x, 0, [&](void*, cudaStream_t stream) {
         return cuda::bank_keys(p, of_block, static_cast<int32_t*>(keys.mutable_data_ptr()), stream);
       });

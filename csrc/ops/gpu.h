@@ -46,7 +46,7 @@ inline const double* scalar_on_device(const char* op, const char* name, const Te
 // given back at once: torch hands it out again to the same stream only.
 template <class Walk>
 void enqueue(const char* op, const Tensor& x, size_t workspace_bytes, const Walk& walk) {
-  const Tensor workspace = torch::stable::new_empty(x, {static_cast<int64_t>(workspace_bytes)}, ScalarType::Byte);
+  const Tensor workspace = new_tensor(x, {static_cast<int64_t>(workspace_bytes)}, ScalarType::Byte);
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
   check_launch(op, walk(workspace.mutable_data_ptr(), static_cast<cudaStream_t>(stream)), x.get_device_index());

@@ -16,7 +16,7 @@ struct Cuda {
 
   static Arguments arguments(const char* op, JointArgumentsOf<Problem> tensors, const OptionalTensor& bias) {
     const Tensor& a = tensors.a;
-    check(a.is_cuda(), op, "expected all tensors on one GPU, but a is on ", device_name(a));
+    check(a.is_cuda(), op, "expected all tensors on one GPU, but a is on ", device_of(a));
     torch::stable::accelerator::DeviceGuard guard(a.get_device_index());
     describe(op, tensors);
     Problem& p = tensors.problem;

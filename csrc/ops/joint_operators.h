@@ -138,7 +138,7 @@ struct JointOperators {
   static Tensor matrix(Tensor a, Tensor b, OptionalTensor inner_weight, OptionalTensor inner_bias, Tensor last_weight) {
     const auto arguments =
         Backend::arguments("joint_matrix", Tensors{{}, a, b, last_weight, inner_weight, inner_bias}, {});
-    const Tensor scores = torch::stable::new_empty(a, {a.size(0), b.size(0)}, score_type(arguments));
+    const Tensor scores = new_tensor(a, {a.size(0), b.size(0)}, score_type(arguments));
     Backend::matrix(arguments, scores.mutable_data_ptr());
     return scores;
   }

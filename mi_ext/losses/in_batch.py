@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import bounds, validation
 from ..log_domain import softplus
+from ..preconditions import mean
 from ..scores import DotScores, Scores
 from .base import ContrastiveLoss, Labels, LossOutput, same_shape, stats_of
 
@@ -124,8 +125,9 @@ class SigLIP(ContrastiveLoss):
 def symmetric_cross_entropy(scores: Scores) -> Tensor:
     """½ [mean_i (R_i − p_i) + mean_i (C_i − p_i)] of n queries and n candidates that are each other's positives."""
     s = scores.double()
-    columns = softplus(s.column_negative_lse - s.positive)
-    return ((s.cross_entropy() + columns.mean()) / 2).to(scores.dtype)
+    columns = s.column_negative_lse  # before the rows', which come with them
+    excess = torch.stack([s.negative_lse, columns]) - s.positive
+    return mean(softplus(excess)).to(scores.dtype)
 
 
 def sigmoid_cross_entropy(scores: Scores) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
 from ..reference import Exclusion
-from .autograd import Operator, asks_for_gradient, double, first_derivative_only, scaled
+from .autograd import Operator, asks_for_gradient, cast, double, first_derivative_only, scaled
 from .cuda import tf32
 
 _raw = torch.ops.mi_ext
@@ -142,7 +142,8 @@ class _DotFused(Operator):
         x, y, scale, target, dx, dy, dscale, dpositive = ctx.saved_tensors
         if upstream is None:
             upstream = torch.zeros_like(dscale)
-        kept = scaled(dx, upstream, x), scaled(dy, upstream, y), dscale * upstream
+        dscale = dscale * upstream if ctx.needs_input_grad[2] else None
+        kept = scaled(dx, upstream, x), scaled(dy, upstream, y), dscale
         if upstream_positive is not None and target is not None:
             kept = _add_positive_gradient(*kept, x, y, scale, target, upstream_positive)
         dexternal = dpositive * upstream if ctx.needs_input_grad[7] else None
@@ -150,13 +151,16 @@ class _DotFused(Operator):
 
 
 def _add_positive_gradient(dx, dy, dscale, x, y, scale, target, upstream):
-    """Of p_i = scale <x_i, y_target_i> with dL/dp_i = `upstream`; dy is the caller's own and is added to in place."""
+    """Of p_i = scale <x_i, y_target_i> with dL/dp_i = `upstream`; dy is the caller's own and is added to in place.
+
+    None stays None: what nobody asked for.
+    """
     wide = torch.promote_types(x.dtype, torch.float32)
-    x, positive = x.to(wide), y[target].to(wide)
+    x, positive = cast(x, wide), cast(y[target], wide)
     weight = (upstream * scale).to(wide)[:, None]
-    dx = torch.addcmul(dx.to(wide), weight, positive).to(dx.dtype)
-    dy = None if dy is None else dy.index_add_(0, target, (weight * x).to(dy.dtype))
-    return dx, dy, dscale + (upstream * torch.linalg.vecdot(x, positive)).sum()
+    dx = None if dx is None else cast(torch.addcmul(cast(dx, wide), weight, positive), dx.dtype)
+    dy = None if dy is None else dy.index_add_(0, target, cast(weight * x, dy.dtype))
+    return dx, dy, None if dscale is None else dscale + (upstream * torch.linalg.vecdot(x, positive)).sum()
 
 
 class _DotSoftplusSum(Operator):
@@ -179,10 +183,10 @@ class _DotSoftplusSum(Operator):
         x, y, scale, target, dx, dy, dscale, dbias = ctx.saved_tensors
         if upstream is None:
             upstream = torch.zeros_like(dscale)
-        kept = scaled(dx, upstream, x), scaled(dy, upstream, y), dscale * upstream
-        dbias = dbias * upstream
+        dscale = dscale * upstream if ctx.needs_input_grad[2] else None
+        dbias = dbias * upstream if ctx.needs_input_grad[3] else None
+        kept = scaled(dx, upstream, x), scaled(dy, upstream, y), dscale
         if upstream_positive is not None and target is not None:
-            dbias = dbias + upstream_positive.sum()
-            kept = [torch.zeros_like(t) if g is None else g for g, t in zip(kept, (x, y, scale), strict=True)]
+            dbias = None if dbias is None else dbias + upstream_positive.sum()
             kept = _add_positive_gradient(*kept, x, y, scale, target, upstream_positive)
         return *kept, dbias, None, None, None, None, None, None

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import ops, reference, validation
 from ..log_domain import Weight
+from ..ops.autograd import asks_for_gradient, cast
 from .blocks import column_blocks, recomputed
 from .exclusions import Exclusions
 from .source import Ranking, SharedColumnScores, Statistics
@@ -57,7 +58,7 @@ class DotScores(SharedColumnScores):
         pair = validation.label_pair(labels, n, m, x)
         x_label, y_label = (None if t is None else validation.distinct(t, target) for t in pair)
         super().__init__(Exclusions(n, m, x.device, target, x_label, y_label, candidate_log_weight), dtype)
-        self.x, self.y = x.to(dtype), validation.distinct(y, x).to(dtype)
+        self.x, self.y = cast(x, dtype), cast(validation.distinct(y, x), dtype)
         self.scale = scale if isinstance(scale, Tensor) else float(scale)
         self.bias = 0.0 if bias is None else bias.double() if isinstance(bias, Tensor) else float(bias)
         self._given_candidates: Tensor = y
@@ -65,12 +66,12 @@ class DotScores(SharedColumnScores):
 
     def negative_softplus_sum(self) -> Tensor:
         log_weight = self.exclusions.candidate_log_weight
-        if ops.autograd.asks_for_gradient(log_weight):
+        if asks_for_gradient(log_weight):
             return self._softplus_by_columns().to(self.dtype)
         total, positive = ops.dot_softplus_sum(self.x, self.y, self.scale, self.bias, self.exclusions.tensors)
         if positive is not None:
-            self._keep("positive", positive.double)
-        return total.to(self.dtype)
+            self._keep("positive", lambda: positive)
+        return cast(total, self.dtype)
 
     def clipped_log_partition(self, tau: float) -> Tensor:
         with torch.no_grad():
@@ -104,7 +105,7 @@ class DotScores(SharedColumnScores):
     def fuses_with(self, other: "DotScores") -> bool:
         """One walk serves both: the same vectors of the candidates, and no gradient to their log-weights."""
         log_weight = self.exclusions.candidate_log_weight
-        asked = ops.autograd.asks_for_gradient(log_weight)
+        asked = asks_for_gradient(log_weight)
         return self._given_candidates is other._given_candidates and not asked
 
     def fused_importance(
@@ -141,11 +142,11 @@ class DotScores(SharedColumnScores):
         results = ops.dot_ranking(self.x, self.y, self.scale, self.exclusions.tensors, given)
         with torch.no_grad():
             positive = results[0] if given is None else self._external_positive()
-            return positive + self.bias, results[1] + self.bias, *results[2:]
+            return self._biased(positive), self._biased(results[1]), *results[2:]
 
     def _positive(self) -> Tensor:
         if self._given_positive is not None:
-            return self._external_positive() + self.bias
+            return self._biased(self._external_positive())
         if self._has("positive") and not self._has_statistics():
             return self._keep("positive", self._statistics)  # kept already, by a fused reduction
         return self._statistics()[0]
@@ -154,8 +155,7 @@ class DotScores(SharedColumnScores):
         positive, lse, column_lse = ops.dot_statistics(self.x, self.y, self.scale, self.exclusions.tensors, columns)
         if self._given_positive is not None:
             positive = self._external_positive()
-        column_lse = None if column_lse is None else column_lse + self.bias
-        return positive + self.bias, lse + self.bias, column_lse
+        return self._biased(positive), self._biased(lse), None if column_lse is None else self._biased(column_lse)
 
     def _cross_entropy_sum(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
@@ -169,8 +169,8 @@ class DotScores(SharedColumnScores):
         tensors, external = self.exclusions.tensors, self._external_positive()
         value, positive = ops.dot_log_partition(self.x, self.y, self.scale, tensors, external, a, b)
         if positive is not None:
-            self._keep("positive", lambda: positive.double() + self.bias)
-        return value + self.bias
+            self._keep("positive", lambda: self._biased(positive))
+        return self._biased(value)
 
     def _fuses(self, a: Weight, b: Weight) -> bool:
         """One pass gives value and gradient: for constant log-weights, unless the statistics are already there."""
@@ -181,6 +181,10 @@ class DotScores(SharedColumnScores):
         if self._given_positive is None:
             return None
         return self._keep("external positive", lambda: self._row_scores(self._given_positive))
+
+    def _biased(self, t: Any) -> Any:
+        """t + bias; most scores have none."""
+        return t if isinstance(self.bias, float) and self.bias == 0 else t + self.bias
 
     def _row_scores(self, other: Tensor) -> Tensor:
         return self.scale * (self.x.double() * other.double()).sum(1)

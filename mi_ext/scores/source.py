@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import validation
 from ..log_domain import Weight, log_of, log_sum_exp, row_cross_entropy, row_log_partition
+from ..ops.autograd import cast
 from .exclusions import Exclusions
 
 if TYPE_CHECKING:
@@ -67,12 +68,12 @@ class Scores(ABC):
     @property
     def positive(self) -> Tensor:
         """[n]: p_i."""
-        return self._positive().to(self.dtype)
+        return cast(self._positive(), self.dtype)
 
     @property
     def negative_lse(self) -> Tensor:
         """[n]: log Σ_{j ∈ N_i} exp(s_ij + v_j), −inf for a row without negatives."""
-        return self._statistics()[1].to(self.dtype)
+        return cast(self._statistics()[1], self.dtype)
 
     def cross_entropy(
         self, positive_log_weight: Weight = 0.0, negative_log_weight: Weight = 0.0, reduction: str = "mean"
@@ -86,10 +87,10 @@ class Scores(ABC):
         validation.one_of("reduction", reduction, ("none", "mean", "sum"))
         a, b = self._log_weights(positive_log_weight, negative_log_weight)
         if reduction == "none":
-            return self._cross_entropy(a, b).to(self.dtype)
+            return cast(self._cross_entropy(a, b), self.dtype)
         self._check_mean(reduction)
         total = self._cross_entropy_sum(a, b)
-        return (total / self.n_queries if reduction == "mean" else total).to(self.dtype)
+        return cast(total / self.n_queries if reduction == "mean" else total, self.dtype)
 
     def log_partition(
         self, positive_log_weight: Weight = 0.0, negative_log_weight: Weight = 0.0, reduction: str = "none"
@@ -98,10 +99,10 @@ class Scores(ABC):
         validation.one_of("reduction", reduction, ("none", "mean", "lse"))
         a, b = self._log_weights(positive_log_weight, negative_log_weight)
         if reduction == "lse":
-            return self._global_log_partition(a, b).to(self.dtype)
+            return cast(self._global_log_partition(a, b), self.dtype)
         self._check_mean(reduction)
         rows = self._row_log_partition(a, b)
-        return (rows.mean() if reduction == "mean" else rows).to(self.dtype)
+        return cast(rows.mean() if reduction == "mean" else rows, self.dtype)
 
     @abstractmethod
     def negative_softplus_sum(self) -> Tensor:
@@ -244,7 +245,7 @@ class SharedColumnScores(Scores):
     def column_negative_lse(self) -> Tensor:
         lse = self._statistics(columns=True)[2]
         assert lse is not None  # asked for
-        return lse.to(self.dtype)
+        return cast(lse, self.dtype)
 
     def _statistics(self, columns: bool = False) -> Statistics:
         if not columns and not self._has("statistics with columns"):

@@ -1,0 +1,62 @@
+"""What small batches are spared: shorter ways to the same numbers as torch's longer ones."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mi_ext.log_domain import softplus
+from mi_ext.losses.base import unit_vectors
+
+
+def rows(dtype=torch.float64):
+    z = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z[1] = 0
+    z[2] *= 1e-5
+    return z.to(dtype).requires_grad_()
+
+
+def values_and_derivatives(function, z):
+    """u, dL/dz and the derivative of |dL/dz|² for L = Σ w u, w of no symmetry."""
+    u = function(z)
+    w = torch.arange(u.numel(), dtype=z.dtype).reshape(u.shape).sin()
+    (first,) = torch.autograd.grad((w * u).sum(), z, create_graph=True)
+    (second,) = torch.autograd.grad(first[2:].square().sum(), z)
+    return u, first, second[2:]  # torch's at 0 is NaN
+
+
+def test_unit_vectors_are_those_of_torch_with_both_derivatives():
+    ours = values_and_derivatives(unit_vectors, rows())
+    theirs = values_and_derivatives(lambda z: F.normalize(z, dim=-1), rows())
+    for mine, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-10, atol=0)
+
+
+def test_unit_vectors_pass_gradcheck():
+    z = rows()[3:].detach().requires_grad_()
+    assert torch.autograd.gradcheck(unit_vectors, z)
+    assert torch.autograd.gradgradcheck(unit_vectors, z)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_unit_vectors_of_16_bits_are_rounded_once(dtype):
+    z = rows(dtype)
+    u = unit_vectors(z)
+    u.backward(torch.ones_like(u))
+    wide = z.detach().float().requires_grad_()
+    expected = F.normalize(wide, dim=-1)
+    expected.backward(torch.ones_like(wide))
+    assert u.dtype == z.grad.dtype == dtype
+    assert torch.equal(u, expected.to(dtype))
+    torch.testing.assert_close(z.grad[3:], wide.grad[3:].to(dtype))
+
+
+def test_softplus_is_exact_on_both_sides_of_its_threshold():
+    z = torch.tensor([-math.inf, -700.0, -30.0, 0.0, 1.0, 20.5, 39.9, 40.1, 1e3, math.inf], dtype=torch.float64)
+    z.requires_grad_()
+    value = softplus(z)
+    expected = [max(t, 0) + math.log1p(math.exp(-abs(t))) for t in z.tolist()]
+    torch.testing.assert_close(value, torch.tensor(expected, dtype=torch.float64), rtol=1e-15, atol=0)
+    value.sum().backward()
+    torch.testing.assert_close(z.grad, z.detach().sigmoid(), rtol=1e-14, atol=0)
