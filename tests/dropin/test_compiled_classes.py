@@ -1,7 +1,4 @@
-"""Losses of labels, classes and documents in torch.compile, without a graph break.
-
-CRD, which reads its parameters from a buffer, does break graphs.
-"""
+"""Losses of labels, classes and documents in torch.compile, without a graph break; CRD's are in test_crd."""
 
 import pytest
 import torch
