@@ -6,6 +6,8 @@ import pytest
 import torch
 from objectives import BOUNDS, LOSSES, OBJECTIVES, D, close, value_and_gradients, views
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch.export import Dim, export
 
 from mi_ext import DotScores, JointScores, bounds, critics, losses
@@ -32,13 +34,54 @@ def test_compile(name):
     close(value_and_gradients(compiled, *inputs(8)), value_and_gradients(OBJECTIVES[name], *inputs(8)))
 
 
-@pytest.mark.parametrize("name", ["infonce", "nwj", "KPair", "DIM", "SupCon", "importance_infonce"])
+ONCE = [
+    "infonce",
+    "alpha_cpc",
+    "ml_cpc",
+    "nwj",
+    "interpolated",
+    "MLCPC",
+    "KPair",
+    "DIM",
+    "SupCon",
+    "importance_infonce",
+]
+
+
+@pytest.mark.parametrize("name", ONCE)
 def test_one_graph_serves_every_n(name):
     torch._dynamo.reset()
-    compiled = torch.compile(OBJECTIVES[name], fullgraph=True, dynamic=True, backend="eager")
-    compiled(*inputs(8))
+    compiled = torch.compile(OBJECTIVES[name], fullgraph=True, dynamic=True, backend="aot_eager")
+    value_and_gradients(compiled, *inputs(8))
     with torch._dynamo.config.patch(error_on_recompile=True):
-        close([compiled(*inputs(13))], [OBJECTIVES[name](*inputs(13))])
+        for n in (13, 21):
+            close(value_and_gradients(compiled, *inputs(n)), value_and_gradients(OBJECTIVES[name], *inputs(n)))
+
+
+def test_one_graph_serves_as_many_blocks_of_columns(monkeypatch):
+    monkeypatch.setattr("mi_ext.scores.blocks._BLOCK_ENTRIES", 100)
+    torch._dynamo.reset()
+    interpolated = OBJECTIVES["interpolated"]
+    compiled = torch.compile(interpolated, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (15, 16):  # 3 blocks of at most 6 columns
+        with torch._dynamo.config.patch(error_on_recompile=n > 15):
+            ours = value_and_gradients(compiled, *inputs(n))
+        close(ours, value_and_gradients(interpolated, *inputs(n)))
+
+
+@pytest.mark.parametrize("name", ["alpha_cpc", "ml_cpc"])
+def test_a_graph_for_every_n_takes_one_walk(name):
+    """A weight that depends on n is no reason to compute the scores again."""
+    walks = []
+
+    def backend(module, _):
+        walks.extend(node.target for node in module.graph.nodes if "mi_ext" in str(node.target))
+        return make_boxed_func(module.forward)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(OBJECTIVES[name], fullgraph=True, dynamic=True, backend=aot_autograd(fw_compiler=backend))
+    value_and_gradients(compiled, *inputs(8))
+    assert walks == [torch.ops.mi_ext.dot_fused.default]
 
 
 class Everything(nn.Module):
@@ -85,7 +128,10 @@ def exported(module, n=8):
     return export(module, tuple(inputs(n)), dynamic_shapes=({0: size}, {0: size}))
 
 
-@pytest.mark.parametrize("name", [*LOSSES, "infonce", "ml_cpc", "smile", "conditional_infonce", "joint rows", "labels"])
+EXPORTED = ["infonce", "alpha_cpc", "ml_cpc", "smile", "interpolated", "conditional_infonce", "joint rows", "labels"]
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *EXPORTED])
 def test_export_for_any_batch(name):
     program = exported(Loss(name)).module()
     for n in (11, 13):
