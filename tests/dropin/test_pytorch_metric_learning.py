@@ -226,8 +226,8 @@ def test_a_block_of_pairs_at_a_time(name, monkeypatch):
 @pytest.mark.parametrize("rows,columns", [(1, 1), (3, 2), (4, 5), (12, 1)])
 def test_blocks_of_sorted_labels(rows, columns, monkeypatch):
     """Labels across blocks, labels that only one side has, more candidates than anchors and fewer, own slots."""
-    monkeypatch.setattr("mi_ext.dropin._equal_pairs._ROWS", rows)
-    monkeypatch.setattr("mi_ext.dropin._equal_pairs._COLUMNS", columns)
+    monkeypatch.setattr(_equal_pairs, "_ROWS", rows)
+    monkeypatch.setattr(_equal_pairs, "_COLUMNS", columns)
     for n, m, kinds in ((12, 17, 3), (17, 12, 6), (12, 12, 1)):
         inputs = {"embeddings": embeddings(n), "labels": labels(n, kinds)}
         beside("NTXentLoss", inputs)
@@ -257,7 +257,8 @@ def test_autocast_does_not_round_scores():
 
 def test_many_pairs_take_no_memory(monkeypatch):
     """Half of all pairs are positive, and nothing grows with their number."""
-    monkeypatch.setattr("mi_ext.dropin._equal_pairs._COLUMNS", 256)
+    monkeypatch.setattr(_equal_pairs, "_COLUMNS", 256)
+    monkeypatch.setattr(_equal_pairs, "_walk", _equal_pairs._walk._init_fn)  # to see what it does inside
     n = 2048
     x, y = torch.randn(n, WIDTH, requires_grad=True), torch.arange(n) % 2
     assert largest(lambda: ours.NTXentLoss()(x, y)) <= 128 * 256
