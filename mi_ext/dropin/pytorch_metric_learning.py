@@ -130,7 +130,8 @@ class CrossBatchMemory(nn.Module):
     is no positive of it. With enqueue_mask bool [n] only those rows are written, and only the others are anchors.
     indices_tuple adds pairs to the miner's, or to all pairs, which are then listed. Without both nothing n×memory_size
     is kept by the losses of this module. AssertionError for more embeddings than memory_size; ValueError for
-    indices_tuple and enqueue_mask together. The package has a batch of one keep its own slot; here it does not.
+    indices_tuple and enqueue_mask together. The package has a batch of one keep its own slot; here it does not. The
+    place in the ring is a number, as the package's, so torch.compile traces the module anew for each place.
     """
 
     embedding_memory: Tensor
