@@ -6,6 +6,8 @@ import pytest
 import torch
 from objectives import BOUNDS, LOSSES, OBJECTIVES, D, close, value_and_gradients, views
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch.export import Dim, export
 
 from mi_ext import DotScores, JointScores, bounds, critics, losses
@@ -32,13 +34,54 @@ def test_compile(name):
     close(value_and_gradients(compiled, *inputs(8)), value_and_gradients(OBJECTIVES[name], *inputs(8)))
 
 
-@pytest.mark.parametrize("name", ["infonce", "nwj", "KPair", "DIM", "SupCon", "importance_infonce"])
+ONCE = [
+    "infonce",
+    "alpha_cpc",
+    "ml_cpc",
+    "nwj",
+    "interpolated",
+    "MLCPC",
+    "KPair",
+    "DIM",
+    "SupCon",
+    "importance_infonce",
+]
+
+
+@pytest.mark.parametrize("name", ONCE)
 def test_one_graph_serves_every_n(name):
     torch._dynamo.reset()
-    compiled = torch.compile(OBJECTIVES[name], fullgraph=True, dynamic=True, backend="eager")
-    compiled(*inputs(8))
+    compiled = torch.compile(OBJECTIVES[name], fullgraph=True, dynamic=True, backend="aot_eager")
+    value_and_gradients(compiled, *inputs(8))
     with torch._dynamo.config.patch(error_on_recompile=True):
-        close([compiled(*inputs(13))], [OBJECTIVES[name](*inputs(13))])
+        for n in (13, 21):
+            close(value_and_gradients(compiled, *inputs(n)), value_and_gradients(OBJECTIVES[name], *inputs(n)))
+
+
+def test_one_graph_serves_as_many_blocks_of_columns(monkeypatch):
+    monkeypatch.setattr("mi_ext.scores.blocks._BLOCK_ENTRIES", 100)
+    torch._dynamo.reset()
+    interpolated = OBJECTIVES["interpolated"]
+    compiled = torch.compile(interpolated, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (15, 16):  # 3 blocks of at most 6 columns
+        with torch._dynamo.config.patch(error_on_recompile=n > 15):
+            ours = value_and_gradients(compiled, *inputs(n))
+        close(ours, value_and_gradients(interpolated, *inputs(n)))
+
+
+@pytest.mark.parametrize("name", ["alpha_cpc", "ml_cpc"])
+def test_a_graph_for_every_n_takes_one_walk(name):
+    """A weight that depends on n is no reason to compute the scores again."""
+    walks = []
+
+    def backend(module, _):
+        walks.extend(node.target for node in module.graph.nodes if "mi_ext" in str(node.target))
+        return make_boxed_func(module.forward)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(OBJECTIVES[name], fullgraph=True, dynamic=True, backend=aot_autograd(fw_compiler=backend))
+    value_and_gradients(compiled, *inputs(8))
+    assert walks == [torch.ops.mi_ext.dot_fused.default]
 
 
 class Everything(nn.Module):
@@ -80,12 +123,16 @@ class Loss(nn.Module):
         return OBJECTIVES[self.name](x, y)
 
 
-def exported(module, n=8):
+def exported(module, requires_grad=False):
     size = Dim("n", min=3, max=60)
-    return export(module, tuple(inputs(n)), dynamic_shapes=({0: size}, {0: size}))
+    examples = tuple(t.requires_grad_(requires_grad) for t in inputs(8))
+    return export(module, examples, dynamic_shapes=({0: size}, {0: size}))
 
 
-@pytest.mark.parametrize("name", [*LOSSES, "infonce", "ml_cpc", "smile", "conditional_infonce", "joint rows", "labels"])
+EXPORTED = ["infonce", "alpha_cpc", "ml_cpc", "smile", "interpolated", "conditional_infonce", "joint rows", "labels"]
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *EXPORTED])
 def test_export_for_any_batch(name):
     program = exported(Loss(name)).module()
     for n in (11, 13):
@@ -102,9 +149,48 @@ def test_an_exported_model_is_saved_and_loaded():
     close([torch.export.load(file).module()(*inputs(9))], [model(*inputs(9))])
 
 
-def test_an_exported_loss_is_for_values():
-    """Its graph holds operators alone, without their gradients; torch says so where one is asked for."""
-    x, y = inputs(9)
-    value = exported(Loss("InfoNCE")).module()(x.requires_grad_(), y)
-    with pytest.warns(UserWarning, match="mi_ext::dot_statistics: an autograd kernel was not registered"):
-        value.backward()
+WITH_GRADIENT = [name for name in OBJECTIVES if name not in ("sobolev_penalty", "eta_dv_convex")]
+
+
+@pytest.mark.parametrize("name", WITH_GRADIENT)
+def test_an_exported_graph_has_gradients(name):
+    """Exported with example inputs that ask for one; a model that is trained after torch.export has them."""
+    program = exported(Loss(name), requires_grad=True).module()
+    torch.manual_seed(0)
+    ours = value_and_gradients(program, *inputs(11))
+    torch.manual_seed(0)
+    close(ours, value_and_gradients(OBJECTIVES[name], *inputs(11)))
+
+
+@pytest.mark.parametrize("name", WITH_GRADIENT)
+def test_a_graph_exported_for_values_never_drops_a_gradient(name):
+    """It has the gradient as well, or says how to export it: a zero would go unseen."""
+    program = exported(Loss(name)).module()
+    torch.manual_seed(0)
+    try:
+        ours = value_and_gradients(program, *inputs(11))
+    except RuntimeError as error:
+        assert "requires_grad" in str(error)
+    else:
+        torch.manual_seed(0)
+        close(ours, value_and_gradients(OBJECTIVES[name], *inputs(11)))
+
+
+def test_only_one_side_asked_for_a_gradient():
+    size = Dim("n", min=3, max=60)
+    x, y = inputs(8)
+    program = export(Loss("InfoNCE"), (x.requires_grad_(), y), dynamic_shapes=({0: size}, {0: size})).module()
+    x, y = inputs(11)
+    (ours,), (expected,) = (torch.autograd.grad(f(x.requires_grad_(), y), x) for f in (program, OBJECTIVES["InfoNCE"]))
+    close([ours], [expected])
+    with pytest.raises(RuntimeError, match="example inputs that have requires_grad set"):
+        program(x, y.requires_grad_()).backward()
+
+
+def test_a_loaded_model_is_trained():
+    model, file = Everything(), io.BytesIO()
+    torch.export.save(exported(model), file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    found = [torch.autograd.grad(f(*inputs(9)), tuple(f.parameters())) for f in (model, loaded)]
+    close(*found)

@@ -227,6 +227,25 @@ def test_fused_and_recomputed_results_agree(positive):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["in-batch", "more candidates", "external positive", "everything"])
+def test_a_constant_weight_of_the_negatives_may_be_a_tensor(name):
+    """b as a float and as a 0-dim tensor, with and without a gradient to candidate_log_weight: the same numbers."""
+    arguments = problem(**PROBLEMS[name])
+    inputs = tensors_with_gradient(arguments)
+    for learned in (False, True):
+        if learned and arguments.get("candidate_log_weight") is not None:
+            inputs = [*inputs, arguments["candidate_log_weight"].requires_grad_()]
+        results = []
+        for b in (0.3, torch.tensor(0.3, dtype=torch.float64)):
+            for total in (
+                DotScores(**arguments).cross_entropy(0.2, b),
+                DotScores(**arguments).log_partition(0.1, b, "lse"),
+                DotScores(**arguments).cross_entropy(-INF, b),
+            ):
+                results.append([total.detach(), *torch.autograd.grad(total, inputs, allow_unused=True)])
+        torch.testing.assert_close(results[:3], results[3:], rtol=1e-9, atol=1e-9)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 7), st.integers(0, 5), st.integers(1, 5), st.integers(0, 2**16), st.floats(-50, 50))
 def test_shift_and_permutation(n, extra, d, seed, shift):

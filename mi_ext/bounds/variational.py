@@ -158,8 +158,9 @@ def interpolated(scores: Scores, alpha: float, log_baseline: Tensor) -> Tensor:
         I_α  = 1 + mean_{i≠j}(p_j − B_ij) − mean_{i≠j} exp(s_ij − B_jj)
 
     The interpolated bound of [POOLE]. log_baseline [m] = log a(y_j), differentiable. Computed in blocks of columns,
-    recomputed for the gradient: nothing n×m is kept. In-batch only: ValueError unless m = n ≥ 2, target = arange(n), no
-    labels, no log-weights, 0 ≤ α ≤ 1. Nats, to maximise.
+    recomputed for the gradient: nothing n×m is kept. A graph has a fixed number of blocks: torch.compile traces another
+    for more, torch.export takes a range of n up to 1024, one block. In-batch only: ValueError unless m = n ≥ 2,
+    target = arange(n), no labels, no log-weights, 0 ≤ α ≤ 1. Nats, to maximise.
     """
     s = scores.double()
     n = in_batch_size(s)

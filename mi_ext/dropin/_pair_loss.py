@@ -70,8 +70,8 @@ class PairLoss(nn.Module, ABC):
         assert labels is not None  # one of the two is there
         own = None
         if ref_labels is None or ref_labels is labels:
-            own = torch.arange(len(labels), device=labels.device)
-            ref_emb, ref_labels = (ref_emb if ref_labels is labels else ref_emb[: len(labels)]), labels
+            own = torch.arange(labels.shape[0], device=labels.device)
+            ref_emb, ref_labels = (ref_emb if ref_labels is labels else ref_emb[: labels.shape[0]]), labels
         return self.of_labels(embeddings, labels, ref_emb, ref_labels, own)
 
     def of_labels(
@@ -79,8 +79,10 @@ class PairLoss(nn.Module, ABC):
     ) -> Tensor:
         """The loss of all pairs; own int64 [n]: the candidate that is anchor i itself and is left out for it."""
         x, y = self._both(embeddings, ref_emb)
-        pair = validation.label_pair((labels, ref_labels.to(labels.device)), len(x), len(y), x)
+        pair = validation.label_pair((labels, ref_labels.to(labels.device)), x.shape[0], y.shape[0], x)
         labels, ref_labels = cast(tuple[Tensor, Tensor], pair)  # None only for labels that are None
+        if self.reducer is None:
+            return self._regularized(self._label_mean(x, y, labels, ref_labels, own).to(embeddings.dtype), embeddings)
         return self._reduce(self._label_losses(x, y, labels, ref_labels, own), embeddings, labels)
 
     def _of_indices(
@@ -90,6 +92,10 @@ class PairLoss(nn.Module, ABC):
         if all(len(t) <= 1 for t in pairs) or len(pairs[0]) == 0 or len(pairs[2]) == 0:
             return self._reduce(None, embeddings, labels)
         return self._reduce(self._index_losses(*self._both(embeddings, ref_emb), *pairs), embeddings, labels)
+
+    @abstractmethod
+    def _label_mean(self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None) -> Tensor:
+        """The mean of `_label_losses`, 0 with a graph where those are None; no shape depends on the labels."""
 
     @abstractmethod
     def _label_losses(
@@ -129,6 +135,9 @@ class PairLoss(nn.Module, ABC):
             loss = self.reducer({"loss": parts}, embeddings, labels)
         else:
             loss = (embeddings * 0).sum() if found is None else self._mean(losses)
+        return self._regularized(loss, embeddings)
+
+    def _regularized(self, loss: Tensor, embeddings: Tensor) -> Tensor:
         if self.embedding_regularizer is not None:
             loss = loss + self.embedding_regularizer(embeddings) * self.embedding_reg_weight
         return loss

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..log_domain import softplus
+from ..log_domain import log_of, softplus
+from ..losses.base import computed_if
 from ..ops.autograd import Operator
 from ..scores import GatheredScores
 
@@ -55,10 +56,10 @@ class CRDLoss(nn.Module):
 
         def mean_exponential() -> Tensor:
             scores = GatheredScores(x, bank, negatives, scale, positive=positive).double()
-            return (scores.log_partition(reduction="lse") - math.log(n * (n_negatives + 1))).exp()
+            return (scores.log_partition(reduction="lse") - log_of(n * (n_negatives + 1))).exp()
 
         c = n_negatives / n_data
-        shift = math.log(self.contrast.normalizer(slot, mean_exponential)) + math.log(c + _EPSILON)
+        shift = self.contrast.normalizer(slot, mean_exponential).double().log() + math.log(c + _EPSILON)
         scores = GatheredScores(x, bank, negatives, scale, -shift, positive=positive).double()
         total = softplus(-scores.positive).sum() + scores.negative_softplus_sum()
         return total / n + n_negatives * math.log1p(_EPSILON / c)
@@ -90,8 +91,8 @@ class ContrastMemory(nn.Module):
         self.register_buffer("memory_v2", torch.empty(outputSize, inputSize).uniform_(-bound, bound))
 
     @property
-    def temperature(self) -> float:
-        return self.params[1].item()
+    def temperature(self) -> Tensor:
+        return self.params[1].to(torch.float64, copy=True)  # Z beside it is written before the backward pass
 
     def forward(self, v1: Tensor, v2: Tensor, y: Tensor, idx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         index = self.rows(y, idx)
@@ -102,22 +103,26 @@ class ContrastMemory(nn.Module):
 
     def rows(self, y: Tensor, idx: Tensor | None) -> Tensor:
         """int64 [n, K + 1]: idx, or y before uniform draws."""
-        shape = len(y), int(self.params[0]) + 1
+        shape = y.shape[0], self.K + 1
         if idx is None:
             idx = torch.randint(self.nLem, shape, device=y.device)
             idx[:, 0] = y
         return idx.view(shape)
 
-    def normalizer(self, slot: int, mean_exponential: Callable[[], Tensor]) -> float:
+    @torch.no_grad()
+    def normalizer(self, slot: int, mean_exponential: Callable[[], Tensor]) -> Tensor:
         """Z in params[slot], set to n_data · mean_exponential() if it has not been."""
-        if self.params[slot] < 0:
-            with torch.no_grad():
-                self.params[slot] = mean_exponential() * len(self.memory_v1)
-        return self.params[slot].item()
+        z = self.params[slot].clone()
+
+        def first() -> Tensor:
+            return (mean_exponential() * len(self.memory_v1)).to(z)
+
+        self.params[slot] = z = computed_if(z < 0, first, z)
+        return z
 
     @torch.no_grad()
     def update(self, v1: Tensor, v2: Tensor, y: Tensor) -> None:
-        momentum = self.params[4].item()
+        momentum = self.params[4].double()
         for memory, v in ((self.memory_v1, v1), (self.memory_v2, v2)):
             mixed = momentum * memory[y] + (1 - momentum) * v.to(memory)
             memory.index_copy_(0, y, nn.functional.normalize(mixed, dim=1))
@@ -133,10 +138,7 @@ class _GatheredProducts(Operator):
 
     @staticmethod
     def forward(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
-        out = x.new_empty(index.shape)
-        for row, vector, place in zip(out, x, index, strict=True):
-            torch.mv(bank.index_select(0, place), vector, out=row)
-        return out
+        return _gathered_products(x, bank, index)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -146,6 +148,19 @@ class _GatheredProducts(Operator):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         bank, index = ctx.saved_tensors
         return nn.functional.embedding_bag(index, bank, per_sample_weights=upstream, mode="sum"), None, None
+
+
+@torch.library.custom_op("mi_ext::gathered_products", mutates_args=())
+def _gathered_products(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
+    out = x.new_empty(index.shape)
+    for row, vector, place in zip(out, x, index, strict=True):
+        torch.mv(bank.index_select(0, place), vector, out=row)
+    return out
+
+
+@_gathered_products.register_fake
+def _(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
+    return x.new_empty(index.shape)
 
 
 class ContrastLoss(nn.Module):

@@ -9,10 +9,8 @@ import enum
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from ..log_domain import log_sum_exp
-from ..scores import column_blocks
+from ._capped import capped_cross_entropy
 from ._linear import check_classes, class_scores, mean, per_row, total
 
 _PRESETS = ("cce", "cce_exact", "cce_kahan", "cce_kahan_full", "cce_kahan_full_c", "cce_kahan_full_e")
@@ -51,7 +49,7 @@ def linear_cross_entropy(
     lse), lse the log of the denominator in the shape of "none", with a gradient.
 
     Minimise; nats. Does not normalise; the target is in the denominator. Results are float32, float64 for such inputs.
-    Nothing n×V is kept; with a softcap, logits exist for about 2^20 / V rows at a time and are made again in the
+    Nothing n×V is kept; with a softcap, logits exist for about 2^22 / V rows at a time and are made again in the
     backward pass. Gradients are exact and accumulated in at least float32: filter_*, accum_* and impl change nothing.
 
     AssertionError for shapes of e, c and targets that do not fit, ValueError for a shift out of range or an unknown
@@ -69,7 +67,7 @@ def linear_cross_entropy(
 
     def loss_and_lse(x: Tensor, target: Tensor) -> Tensor:
         if softcap is not None:
-            return _capped(x, c, bias, target, softcap)
+            return capped_cross_entropy(x, c, bias, target, softcap)
         scores = class_scores(x, c, bias, target)
         return torch.stack([scores.cross_entropy(reduction="none"), scores.log_partition()])
 
@@ -126,20 +124,6 @@ class LinearCrossEntropy(nn.Module):
             self.return_lse,
             impl=self.impl,
         )
-
-
-def _capped(x: Tensor, c: Tensor, bias: Tensor | None, target: Tensor, softcap: float) -> Tensor:
-    """[2, n]: cross-entropies and log-partitions of κ tanh(s/κ), by blocks of rows."""
-    wide = torch.promote_types(torch.promote_types(x.dtype, c.dtype), torch.float32)
-
-    def block(x: Tensor, target: Tensor) -> Tensor:
-        s = x.to(wide) @ c.to(wide).T
-        s = softcap * torch.tanh((s if bias is None else s + bias) / softcap)
-        lse = log_sum_exp(s, 1)
-        return torch.stack([lse - s.gather(1, target[:, None]).squeeze(1), lse])
-
-    rows = [slice(*rows) for rows in column_blocks(len(c), len(x))] or [slice(0, 0)]
-    return torch.cat([checkpoint(block, x[r], target[r], use_reentrant=False) for r in rows], 1)
 
 
 def _check(

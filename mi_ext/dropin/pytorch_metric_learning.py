@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..log_domain import row_cross_entropy
+from ..scores.exclusions import sum_over_equal
+from ._equal_pairs import equal_pair_loss
 from ._pair_loss import PairLoss, Terms
 from ._pairs import equal_pairs, grouped_log_sum_exp, pair_scores, row_sums_of_equal
 
@@ -26,12 +28,22 @@ class NTXentLoss(PairLoss):
     """Mean over positive pairs (a, p) of −log [e^{s_ap} / (e^{s_ap} + Σ_{n negative of a} e^{s_an})], s = cosine/T.
 
     A term for each pair: that positive is in its denominator, the anchor's other positives are not. Minimise; nats.
-    Normalises. Kept for the backward pass: O((n + m) d) and a few numbers for each positive pair. `PairLoss` says what
-    forward takes. The package adds the smallest float to each probability, so that its terms end at 87; ours do not.
+    Normalises. Memory: O((n + m) d); where pairs are named or a reducer asks for the loss of each, a few numbers for
+    each of them. `PairLoss` says what forward takes. The package adds the smallest float to each probability, so that
+    its terms end at 87; ours do not.
     """
 
     def __init__(self, temperature: float = 0.07, **kwargs: Any):
         super().__init__(temperature, **kwargs)
+
+    def _label_mean(self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None) -> Tensor:
+        negative_lse = self._negative_lse(x, y, own, (labels, ref_labels))
+        scaled = x.to(torch.promote_types(x.dtype, torch.float32)) / self.temperature
+        total = equal_pair_loss(scaled, y, negative_lse, labels, ref_labels, own)
+        n_equal = sum_over_equal(labels, ref_labels, torch.ones_like(ref_labels)).sum()
+        n_positive = n_equal if own is None else n_equal - own.shape[0]
+        counts = _enough(n_positive, x.shape[0] * y.shape[0] - n_equal)
+        return torch.where(counts, total / n_positive.clamp_min(1), 0.0)
 
     def _label_losses(
         self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None
@@ -71,17 +83,17 @@ class SupConLoss(PairLoss):
     def __init__(self, temperature: float = 0.1, **kwargs: Any):
         super().__init__(temperature, **kwargs)
 
-    def _label_losses(
-        self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None
-    ) -> Terms | None:
+    def _label_mean(self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None) -> Tensor:
+        losses, *_ = self._label_losses(x, y, labels, ref_labels, own)
+        return self._mean(losses.to(x.dtype))
+
+    def _label_losses(self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None) -> Terms:
         sums, count = row_sums_of_equal(labels, ref_labels, y.double())
-        n_negative = len(x) * len(y) - count.sum()
+        n_negative = x.shape[0] * y.shape[0] - count.sum()
         if own is not None:
             sums, count = sums - y[own].double(), count - 1
-        n_positive = count.sum()
-        counts = (n_positive > 0) & (n_negative > 0) & ~((n_positive == 1) & (n_negative == 1))
         attraction = (x.double() * sums).sum(1) / self.temperature
-        return self._losses(self._negative_lse(x, y, own), attraction, count * counts)
+        return self._losses(self._negative_lse(x, y, own), attraction, count * _enough(count.sum(), n_negative))
 
     def _index_losses(
         self, x: Tensor, y: Tensor, anchor: Tensor, positive: Tensor, anchor_of_negative: Tensor, negative: Tensor
@@ -118,7 +130,8 @@ class CrossBatchMemory(nn.Module):
     is no positive of it. With enqueue_mask bool [n] only those rows are written, and only the others are anchors.
     indices_tuple adds pairs to the miner's, or to all pairs, which are then listed. Without both nothing n×memory_size
     is kept by the losses of this module. AssertionError for more embeddings than memory_size; ValueError for
-    indices_tuple and enqueue_mask together. The package has a batch of one keep its own slot; here it does not.
+    indices_tuple and enqueue_mask together. The package has a batch of one keep its own slot; here it does not. The
+    place in the ring is a number, as the package's, so torch.compile traces the module anew for each place.
     """
 
     embedding_memory: Tensor
@@ -227,10 +240,15 @@ class SelfSupervisedLoss(nn.Module):
         self.symmetric = symmetric
 
     def forward(self, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
-        labels = torch.arange(len(embeddings), device=embeddings.device)
+        labels = torch.arange(embeddings.shape[0], device=embeddings.device)
         if self.symmetric:
             return self.loss(torch.cat([embeddings, ref_emb]), torch.cat([labels, labels]))
         return self.loss(embeddings=embeddings, labels=labels, ref_emb=ref_emb, ref_labels=labels.clone())
+
+
+def _enough(n_positive: Tensor, n_negative: Tensor) -> Tensor:
+    """Pairs of both kinds, and not one of each."""
+    return (n_positive > 0) & (n_negative > 0) & ~((n_positive == 1) & (n_negative == 1))
 
 
 def _of_length(length: int, indices_tuple: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

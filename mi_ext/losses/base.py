@@ -100,3 +100,10 @@ def logits_of(discriminator: nn.Module, z: Tensor) -> Tensor:
         expected = f"one value a row, shape ({z.shape[0]},) or ({z.shape[0]}, 1)"
         raise ValueError(f"discriminator: expected {expected}, got {tuple(logits.shape)}")
     return logits.flatten().to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def computed_if(condition: Tensor, compute: Callable[[], Tensor], otherwise: Tensor) -> Tensor:
+    """compute() or `otherwise`, by a 0-dim condition: known when it runs, so a compiled graph has both ways."""
+    if torch.compiler.is_compiling():
+        return torch.cond(condition, lambda otherwise: compute(), torch.clone, (otherwise,))
+    return compute() if condition else otherwise

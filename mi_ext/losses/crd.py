@@ -10,7 +10,7 @@ from .. import bounds, validation
 from ..log_domain import log_of, softplus
 from ..negatives import MemoryBank
 from ..scores import GatheredScores
-from .base import ContrastiveLoss, LossOutput, same_shape, stats_of
+from .base import ContrastiveLoss, LossOutput, computed_if, same_shape, stats_of
 
 
 class CRD(ContrastiveLoss):
@@ -133,7 +133,7 @@ class CRD(ContrastiveLoss):
             if not isinstance(self.normalizer, str):
                 return log_z
             if self.normalizer == "first" or not self.training:
-                log_z = _unless_nan(log_z, of_batch)
+                log_z = computed_if(log_z.isnan(), of_batch, log_z)
             else:
                 batch, kept = of_batch(), self.normalizer_momentum
                 average = torch.logaddexp(log_z + log_of(kept), batch + math.log1p(-kept))
@@ -141,10 +141,3 @@ class CRD(ContrastiveLoss):
             if self.training:
                 self.log_normalizer[way] = log_z
             return log_z
-
-
-def _unless_nan(value: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-    """`value`, but `compute()` where that is NaN: known when it runs, so a compiled graph has both ways."""
-    if torch.compiler.is_compiling():
-        return torch.cond(value.isnan(), lambda value: compute(), torch.clone, (value,))
-    return compute() if value.isnan() else value

@@ -10,10 +10,27 @@ from .vmap import each_problem
 
 
 class Operator(torch.autograd.Function):
-    """A differentiable function of the raw operators, which torch.func.vmap maps over problems."""
+    """A differentiable function of the raw operators, which torch.func.vmap maps over problems.
+
+    raw: the name of the one that it only passes its arguments to, if so: that has its gradient too then, for graphs of
+    torch.export, in which raw operators are all that is left.
+    """
+
+    raw: str | None = None
 
     def __init_subclass__(cls):
         cls.vmap = staticmethod(functools.partial(each_problem, cls.apply))
+        if cls.raw is not None:
+            torch.library.register_autograd(f"mi_ext::{cls.raw}", cls.raw_backward, setup_context=cls.setup_context)
+
+    @classmethod
+    def raw_backward(cls, ctx, *upstream):
+        gradients = cls.backward(ctx, *upstream)
+        gradients += (None,) * (len(ctx.needs_input_grad) - len(gradients))
+        missing = [wanted and g is None for wanted, g in zip(ctx.needs_input_grad, gradients, strict=True)]
+        if any(missing) and any(g is not None for g in upstream):
+            _graph_for_values()
+        return gradients
 
     @classmethod
     def apply(cls, *arguments):
@@ -21,7 +38,8 @@ class Operator(torch.autograd.Function):
             if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
                 return super().apply(*arguments)
             # What torch does besides, binding the arguments to a signature, takes longer than solving a small problem.
-            return super(torch.autograd.Function, cls).apply(*arguments)
+            with torch._C._AutoDispatchBelowAutograd():  # the raw operator's own gradient is not asked for
+                return super(torch.autograd.Function, cls).apply(*arguments)
         except NotImplementedError as error:
             if forward_ad._current_level < 0:
                 raise
@@ -30,6 +48,18 @@ class Operator(torch.autograd.Function):
                 "mi_ext: scores that are never stored have no forward-mode derivative (jvp, jacfwd, hessian); use "
                 "reverse mode (grad, jacrev), or DenseScores of the score matrix, which has both"
             ) from error
+
+
+def _graph_for_values(*_):
+    raise RuntimeError(
+        "mi_ext: this graph was exported without a gradient of an input that asks for one now; export it with example "
+        "inputs that have requires_grad set"
+    )
+
+
+def no_gradient_in_exported_graphs(raw: str) -> None:
+    """An error, for a raw operator that does not know all that its gradient depends on."""
+    torch.library.register_autograd(f"mi_ext::{raw}", _graph_for_values)
 
 
 def asks_for_gradient(*values) -> bool:

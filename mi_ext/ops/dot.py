@@ -88,6 +88,8 @@ def _fusible(x, y, scale, exclusions, external_positive) -> bool:
 
 
 class _DotStatistics(Operator):
+    raw = "dot_statistics"
+
     @staticmethod
     def forward(x, y, scale, target, x_label, y_label, log_weight, columns):
         return _raw.dot_statistics(x, y, scale, target, x_label, y_label, log_weight, columns, tf32(x))
@@ -123,6 +125,8 @@ def _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) -> Tenso
 
 class _DotFused(Operator):
     """Outputs (loss, positive, dx, dy, dscale, dpositive): the gradients of the loss come with it and are kept."""
+
+    raw = "dot_fused"
 
     @staticmethod
     def forward(x, y, scale, target, x_label, y_label, log_weight, external_positive, a, b, is_global, dy_wanted):
@@ -166,6 +170,8 @@ def _add_positive_gradient(dx, dy, dscale, x, y, scale, target, upstream):
 class _DotSoftplusSum(Operator):
     """Outputs (value, positive, dx, dy, dscale, dbias): the gradients of the value come with it and are kept."""
 
+    raw = "dot_softplus_sum"
+
     @staticmethod
     def forward(x, y, scale, bias, target, x_label, y_label, log_weight, query_gradient, candidate_gradient):
         wanted = query_gradient, candidate_gradient
@@ -189,4 +195,7 @@ class _DotSoftplusSum(Operator):
         if upstream_positive is not None and target is not None:
             dbias = None if dbias is None else dbias + upstream_positive.sum()
             kept = _add_positive_gradient(*kept, x, y, scale, target, upstream_positive)
-        return *kept, dbias, None, None, None, None, None, None
+        query_gradient, candidate_gradient = dx.shape == x.shape, dy.shape == y.shape
+        asked = query_gradient, candidate_gradient, query_gradient, query_gradient
+        gradients = (g if there else None for g, there in zip((*kept, dbias), asked, strict=True))
+        return *gradients, None, None, None, None, None, None

@@ -53,6 +53,8 @@ def gathered_clipped_log_partition(x, y, index, scale, bias, tau: float) -> Tens
 
 
 class _GatheredLse(Operator):
+    raw = "gathered_lse"
+
     @staticmethod
     def forward(x, y, index, scale):
         return _raw.gathered_lse(x, y, index, scale)
@@ -75,6 +77,8 @@ class _GatheredFused(Operator):
 
     A bank that asks for no gradient is not kept: it may be updated before the backward pass.
     """
+
+    raw = "gathered_fused"
 
     @staticmethod
     def forward(x, y, index, scale, positive, a, b, is_global, dy_wanted):
@@ -100,6 +104,8 @@ class _GatheredFused(Operator):
 class _GatheredSoftplusSum(Operator):
     """Outputs (value, dx, dy, dscale, dbias): the gradients of the value come with it and are kept."""
 
+    raw = "gathered_softplus_sum"
+
     @staticmethod
     def forward(x, y, index, scale, bias, query_gradient, candidate_gradient):
         return _raw.gathered_softplus_sum(x, y, index, scale, bias, query_gradient, candidate_gradient)
@@ -117,4 +123,6 @@ class _GatheredSoftplusSum(Operator):
         if upstream is None:
             return (None,) * 7
         dy = None if y is None else scaled(dy, upstream, y)
+        if dx.shape != x.shape:  # not asked for, nor are those of scale and bias
+            return None, dy, None, None, None, None, None
         return scaled(dx, upstream, x), dy, None, dscale * upstream, dbias * upstream, None, None

@@ -10,11 +10,19 @@ import torch
 
 from ..log_domain import log_weighted_mean, row_cross_entropy
 from ..reference import Exclusion
-from .autograd import Operator, asks_for_gradient, double, first_derivative_only, scaled
+from .autograd import (
+    Operator,
+    asks_for_gradient,
+    double,
+    first_derivative_only,
+    no_gradient_in_exported_graphs,
+    scaled,
+)
 from .cuda import tf32
 
 _raw = torch.ops.mi_ext
 _first_derivative_only = first_derivative_only("DotScores", "DenseScores(scale * x @ y.T)")
+no_gradient_in_exported_graphs("importance_statistics")  # which is not told of detach_weights
 
 
 def importance_statistics(x1, x2, y, scale1, scale2, exclusions: Exclusion, detach_weights: bool = False):
@@ -89,6 +97,8 @@ class _ImportanceStatistics(Operator):
 
 class _ImportanceFused(Operator):
     """Outputs (loss, terms, dx1, dx2, dy, dscale1, dscale2, dpositive1, dpositive2): gradients come with the loss."""
+
+    raw = "importance_fused"
 
     @staticmethod
     def forward(

@@ -79,6 +79,8 @@ def _scaled(gradients, upstream, inputs):
 
 
 class _JointStatistics(Operator):
+    raw = "joint_statistics"
+
     @staticmethod
     def forward(a, b, inner_weight, inner_bias, last_weight, target, x_label, y_label, log_weight, columns):
         exclusions = (target, x_label, y_label, log_weight)
@@ -104,6 +106,8 @@ class _JointStatistics(Operator):
 class _JointFused(Operator):
     """Outputs (loss, da, db, dW1, db1, dw): the gradients of the loss come with it and are kept."""
 
+    raw = "joint_fused"
+
     @staticmethod
     def forward(a, b, inner_weight, inner_bias, last_weight, target, x_label, y_label, log_weight, log_a, log_b, whole):
         exclusions = (target, x_label, y_label, log_weight)
@@ -127,6 +131,8 @@ class _JointFused(Operator):
 class _JointSoftplusSum(Operator):
     """Outputs (value, da, db, dW1, db1, dw, dbias): the gradients of the value come with it and are kept."""
 
+    raw = "joint_softplus_sum"
+
     @staticmethod
     def forward(a, b, inner_weight, inner_bias, last_weight, bias, target, x_label, y_label, log_weight, gradient):
         exclusions = (target, x_label, y_label, log_weight)
@@ -142,12 +148,14 @@ class _JointSoftplusSum(Operator):
     @_first_derivative_only
     def backward(ctx, upstream, *_):
         saved = ctx.saved_tensors
-        if upstream is None:
+        if upstream is None or saved[6].shape != saved[0].shape:  # no gradient was asked for
             return (None,) * 11
         return *_scaled(saved[6:], upstream, saved[:6]), *(None,) * 5
 
 
 class _JointMatrix(Operator):
+    raw = "joint_matrix"
+
     @staticmethod
     def forward(a, b, inner_weight, inner_bias, last_weight):
         return _raw.joint_matrix(a, b, inner_weight, inner_bias, last_weight)

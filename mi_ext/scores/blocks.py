@@ -13,9 +13,13 @@ _BLOCK_ENTRIES = 1 << 20
 
 def column_blocks(n: int, m: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of consecutive blocks of columns with about 2^20 scores each."""
-    width = max(1, _BLOCK_ENTRIES // max(n, 1))
-    for start in range(0, m, width):
-        yield start, min(start + width, m)
+    width, start = max(1, _BLOCK_ENTRIES // max(n, 1)), 0
+    while start < m:  # by comparisons, not a range or min: one graph serves all sizes that have as many blocks
+        stop = start + width
+        if stop > m:
+            stop = m
+        yield start, stop
+        start += width
 
 
 def recomputed(block: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor:

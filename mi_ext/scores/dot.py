@@ -160,21 +160,30 @@ class DotScores(SharedColumnScores):
     def _cross_entropy_sum(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
             return super()._cross_entropy_sum(a, b)
-        tensors, positive = self.exclusions.tensors, self._external_positive()
-        return ops.dot_cross_entropy_sum(self.x, self.y, self.scale, tensors, positive, a, b)
+        tensors, b = self._as_log_weight(b)
+        return ops.dot_cross_entropy_sum(self.x, self.y, self.scale, tensors, self._external_positive(), a, b)
 
     def _global_log_partition(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
             return super()._global_log_partition(a, b)
-        tensors, external = self.exclusions.tensors, self._external_positive()
-        value, positive = ops.dot_log_partition(self.x, self.y, self.scale, tensors, external, a, b)
+        tensors, b = self._as_log_weight(b)
+        value, positive = ops.dot_log_partition(self.x, self.y, self.scale, tensors, self._external_positive(), a, b)
         if positive is not None:
             self._keep("positive", lambda: self._biased(positive))
         return self._biased(value)
 
     def _fuses(self, a: Weight, b: Weight) -> bool:
         """One pass gives value and gradient: for constant log-weights, unless the statistics are already there."""
-        return not (isinstance(a, Tensor) or isinstance(b, Tensor) or self._has_statistics())
+        varies = isinstance(b, Tensor) and (b.dim() > 0 or ops.autograd.asks_for_gradient(b))
+        return not (isinstance(a, Tensor) or varies or self._has_statistics())
+
+    def _as_log_weight(self, b: Weight) -> tuple[reference.Exclusion, float]:
+        """A constant b that is a tensor, such as one of a size that a graph is traced for, as part of every v_j."""
+        if not isinstance(b, Tensor):
+            return self.exclusions.tensors, b
+        target, x_label, y_label, v = self.exclusions.tensors
+        b = b.to(self.x.device)
+        return (target, x_label, y_label, b.expand(self.y.shape[0]) if v is None else v + b), 0.0
 
     def _external_positive(self) -> Any:
         """float64 [n]: scale · <x_i, positive_i>, without the bias; or None."""

@@ -1,7 +1,4 @@
-"""Losses of labels, classes and documents in torch.compile, without a graph break.
-
-NTXent, whose pairs are as many as labels say, and CRD, which reads its parameters from a buffer, do break graphs.
-"""
+"""Losses of labels, classes and documents in torch.compile, without a graph break; CRD's are in test_crd."""
 
 import pytest
 import torch
@@ -20,7 +17,12 @@ def ranking(**options):
     return lambda x, y: loss.compute_loss_from_embeddings([x, y, y.flip(0)], None)
 
 
+PAIRS = torch.tensor([0, 0, 1]), torch.tensor([1, 2, 0]), torch.tensor([0, 1, 1]), torch.tensor([3, 4, 5])
 LOSSES = {
+    "NTXentLoss": lambda x, y: pytorch_metric_learning.NTXentLoss()(x, LABELS, ref_emb=y, ref_labels=LABELS),
+    "NTXentLoss of one view": lambda x, y: pytorch_metric_learning.NTXentLoss()(x + y, LABELS),
+    "NTXentLoss of pairs": lambda x, y: pytorch_metric_learning.NTXentLoss()(x, None, PAIRS, y),
+    "SelfSupervisedLoss": pytorch_metric_learning.SelfSupervisedLoss(pytorch_metric_learning.NTXentLoss()),
     "SupConLoss": lambda x, y: pytorch_metric_learning.SupConLoss()(x, LABELS, ref_emb=y, ref_labels=LABELS),
     "MultipleNegativesRankingLoss": ranking(),
     "all directions": ranking(directions=DIRECTIONS),
@@ -44,3 +46,24 @@ def test_no_graph_break(name):
         value = loss(x, y)
         results.append([value, *torch.autograd.grad(value, (x, y))])
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
+def test_one_graph_of_labels_serves_every_batch(name):
+    """However many pairs they make: none, all."""
+    torch._dynamo.reset()
+    loss = getattr(pytorch_metric_learning, name)()
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="eager")
+    for k, labels in enumerate((torch.arange(8) // 3, torch.arange(11), torch.zeros(9).long(), torch.arange(13) % 2)):
+        x = torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(k))
+        with torch._dynamo.config.patch(error_on_recompile=k > 0):
+            torch.testing.assert_close(compiled(x, labels), loss(x, labels))
+
+
+def test_export_for_any_batch():
+    loss, n = pytorch_metric_learning.NTXentLoss(), torch.export.Dim("n", min=3, max=60)
+    program = torch.export.export(
+        loss, (torch.randn(8, 4), LABELS), dynamic_shapes={"embeddings": {0: n}, "labels": {0: n}}
+    )
+    x, labels = torch.randn(13, 4), torch.arange(13) // 2
+    torch.testing.assert_close(program.module()(x, labels), loss(x, labels))

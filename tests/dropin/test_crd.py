@@ -214,3 +214,36 @@ def test_what_is_kept():
     loss = CRDLoss(options(s_dim=width, t_dim=width, feat_dim=width, n_data=size, nce_k=k))
     assert 0 < saved_bytes(lambda: loss(*x.detach(), y, idx)) <= 2 * 16 * n * width * 4 < n * k * 4
     assert largest(lambda: loss(*x.detach(), y, idx)) <= n * (k + 1)  # the indices
+
+
+class Likelihoods(nn.Module):
+    """The criterion of the memory's likelihoods, of embeddings whose widths are CRDLoss's."""
+
+    def __init__(self, opt):
+        super().__init__()
+        self.memory, self.criterion = ContrastMemory(DIM, N_DATA, K), ContrastLoss(N_DATA)
+        self.embed = nn.ModuleList([Embed(opt.s_dim, DIM), Embed(opt.t_dim, DIM)])
+
+    def forward(self, f_s, f_t, y, idx):
+        return sum(map(self.criterion, self.memory(self.embed[0](f_s), self.embed[1](f_t), y, idx)))
+
+
+@pytest.mark.parametrize("build", [CRDLoss, Likelihoods])
+def test_one_graph_serves_every_step(build):
+    """Compiled without a break, once for all sizes of batches: values, gradients, Z of the first batch, banks."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    modules = [build(options(s_dim=3)), build(options(s_dim=3))]
+    modules[1].load_state_dict(modules[0].state_dict())
+    compiled = torch.compile(modules[1], fullgraph=True, dynamic=True, backend="aot_eager")
+    for step, n in enumerate((4, 4, 6)):
+        *_, y, idx = batch(n, seed=step)
+        found = []
+        for module, call in zip(modules, (modules[0], compiled), strict=True):
+            torch.manual_seed(step)
+            f_s, f_t = torch.randn(n, 3, requires_grad=True), torch.randn(n, 7, requires_grad=True)
+            with torch._dynamo.config.patch(error_on_recompile=step > 0):
+                loss = call(f_s, f_t, y, idx)
+            leaves = f_s, f_t, *module.parameters()
+            found.append([loss, *torch.autograd.grad(loss.sum(), leaves), *(b.clone() for b in module.buffers())])
+        torch.testing.assert_close(*found)

@@ -12,6 +12,7 @@ import torch
 from side_by_side import check_same, evaluate, largest, parameters, raises_alike, saved_bytes
 from torch.nn import functional as F
 
+from mi_ext.dropin import _capped
 from mi_ext.dropin.cut_cross_entropy import LinearCrossEntropy, LinearCrossEntropyImpl, linear_cross_entropy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -171,7 +172,10 @@ def test_errors_name_the_argument():
 @pytest.mark.parametrize(
     "options", [{}, {"reduction": "none"}, {"return_lse": True}, {"softcap": 3.0}, {"ignore_index": 3}], ids=str
 )
-def test_nothing_of_the_size_of_the_logits_is_kept(options):
+def test_nothing_of_the_size_of_the_logits_is_kept(options, monkeypatch):
+    monkeypatch.setattr(_capped, "_BLOCK_ENTRIES", 1 << 20)
+    for operator in ("_value", "_gradient"):  # to see what they do inside
+        monkeypatch.setattr(_capped, operator, getattr(_capped, operator)._init_fn)
     n, vocabulary, width = 1024, 4096, 16
     e, c = torch.randn(n, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
     targets = torch.randint(vocabulary, (n,))
@@ -182,5 +186,30 @@ def test_nothing_of_the_size_of_the_logits_is_kept(options):
 
 
 def test_several_blocks_of_rows_with_a_softcap(monkeypatch):
-    monkeypatch.setattr("mi_ext.scores.blocks._BLOCK_ENTRIES", 4 * VOCABULARY)
+    monkeypatch.setattr(_capped, "_BLOCK_ENTRIES", 4 * VOCABULARY)
     beside_dense(problem((3, 5)), softcap=1.5, ignore_index=3, return_lse=True)
+
+
+def test_autocast_does_not_round_capped_logits():
+    inputs = problem((64,), dtype=torch.float32)
+    expected = evaluate(functools.partial(dense, softcap=1.5), inputs, WANTED)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = evaluate(functools.partial(linear_cross_entropy, softcap=1.5), inputs, WANTED)
+    torch.testing.assert_close(found, expected)
+
+
+def test_second_derivative_of_a_softcap_is_an_error():
+    inputs = problem()
+    e = inputs.pop("e").requires_grad_()
+    (gradient,) = torch.autograd.grad(linear_cross_entropy(e, **inputs, softcap=1.5), e, create_graph=True)
+    with pytest.raises(RuntimeError, match="a softcap has no second derivative"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_shapes_of_the_operators_for_tracing(bias):
+    inputs = problem((5,), bias, torch.float32)
+    arguments = inputs["e"], inputs["c"], inputs["bias"], inputs["targets"], 1.5
+    tests = "test_schema", "test_faketensor"
+    torch.library.opcheck(_capped._value, arguments, test_utils=tests)
+    torch.library.opcheck(_capped._gradient, (*arguments, torch.randn(2, 5)), test_utils=tests)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from side_by_side import check_same, largest, parameters, raises_alike, saved_bytes
 
+from mi_ext.dropin import _equal_pairs
 from mi_ext.dropin import pytorch_metric_learning as ours
 
 peer = pytest.importorskip("pytorch_metric_learning.losses", reason="pytorch-metric-learning is not installed")
@@ -219,7 +220,49 @@ def test_two_augmentations(name, symmetric):
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_block_of_pairs_at_a_time(name, monkeypatch):
     monkeypatch.setattr("mi_ext.dropin._pairs._BLOCK_ENTRIES", 3 * WIDTH)
-    beside(name, {"embeddings": embeddings(12), "labels": labels(12, 3)})
+    beside(name, {"embeddings": embeddings(12), "labels": labels(12, 3)}, reducer=reducers.MeanReducer())
+
+
+@pytest.mark.parametrize("rows,columns", [(1, 1), (3, 2), (4, 5), (12, 1)])
+def test_blocks_of_sorted_labels(rows, columns, monkeypatch):
+    """Labels across blocks, labels that only one side has, more candidates than anchors and fewer, own slots."""
+    monkeypatch.setattr(_equal_pairs, "_ROWS", rows)
+    monkeypatch.setattr(_equal_pairs, "_COLUMNS", columns)
+    for n, m, kinds in ((12, 17, 3), (17, 12, 6), (12, 12, 1)):
+        inputs = {"embeddings": embeddings(n), "labels": labels(n, kinds)}
+        beside("NTXentLoss", inputs)
+        references = {"ref_emb": embeddings(m, 1), "ref_labels": labels(m, kinds + 2, 2) - 1}
+        beside("NTXentLoss", inputs | references, ("embeddings", "ref_emb"))
+    test_memory_over_several_steps("NTXentLoss", 10)
+
+
+def test_second_derivative_is_an_error():
+    x = embeddings(6).requires_grad_()
+    (gradient,) = torch.autograd.grad(ours.NTXentLoss()(x, labels(6, 2)), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        gradient.sum().backward()
+
+
+def test_a_temperature_that_learns():
+    x, y, temperature = embeddings(9), labels(9, 3), torch.tensor(0.3, dtype=torch.float64)
+    pair = [lambda x, t, m=m: m.NTXentLoss(t)(x, y) for m in (ours, peer)]
+    check_same(*pair, {"x": x, "t": temperature}, ("x", "t"))
+
+
+def test_autocast_does_not_round_scores():
+    x, y = embeddings(24, dtype=torch.float32), labels(24, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ours.NTXentLoss()(x, y), peer.NTXentLoss()(x.double(), y).float())
+
+
+def test_many_pairs_take_no_memory(monkeypatch):
+    """Half of all pairs are positive, and nothing grows with their number."""
+    monkeypatch.setattr(_equal_pairs, "_COLUMNS", 256)
+    monkeypatch.setattr(_equal_pairs, "_walk", _equal_pairs._walk._init_fn)  # to see what it does inside
+    n = 2048
+    x, y = torch.randn(n, WIDTH, requires_grad=True), torch.arange(n) % 2
+    assert largest(lambda: ours.NTXentLoss()(x, y)) <= 128 * 256
+    assert 0 < saved_bytes(lambda: ours.NTXentLoss()(x, y)) <= 64 * n * (WIDTH + 8) < 4 * n * n
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -235,3 +278,10 @@ def test_nothing_of_all_pairs_is_kept(name):
     assert 0 < saved_bytes(lambda: loss(x, y)) <= 64 * n * (WIDTH + 8) < 4 * n * n
     assert 0 < saved_bytes(lambda: bank(x, y)) <= 64 * (n + memory) * (WIDTH + 8) < 4 * n * memory
     assert 0 < saved_bytes(lambda: several(x, 2 * x)) <= 64 * 2 * n * (WIDTH + 8) < 4 * n * n
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_shapes_of_the_operator_for_tracing(gradient):
+    x, y, lse = embeddings(6, dtype=torch.float32), embeddings(9, dtype=torch.bfloat16), torch.randn(6).double()
+    arguments = x, y, lse, labels(6, 2), labels(9, 2), torch.arange(6), gradient
+    torch.library.opcheck(_equal_pairs._walk, arguments, test_utils=("test_schema", "test_faketensor"))
