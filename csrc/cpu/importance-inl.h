@@ -1,8 +1,8 @@
 // Three log-sum-exps of two query sets in one walk over the candidates, and their gradients:
 //   G'_ij = g'_i e^{s'_ij + v_j - a'_i} + g*_i e^{s'_ij + s''_ij + v_j - a*_i},   G'' alike,
 //   dx' = scale' G' y,   dx'' = scale'' G'' y,   dy = scale' G'^T x' + scale'' G''^T x''.
-// A block of queries is summed, then weighted; between the two its scores are kept where they fit, 12nmd flops, or else
-// computed again.
+// A block of queries is summed, then weighted; between the two its exponentials are kept where they fit, 12nmd flops,
+// or else computed again.
 #pragma once
 #include <memory>
 
@@ -17,29 +17,6 @@ template <class T>
 struct ScorePairs {
   const BlockScores<T> side[2];
   const TileExclusions<T> log_weights;
-  T* const* kept;  // s', s'' [m][kQueryBlock], or null
-
-  template <int kRows, int kVectors>
-  inline __attribute__((always_inline)) Tile<T, kRows, kVectors> compute(int h, int64_t j, int64_t vector) const {
-    const auto s = side[h].template tile<kRows, kVectors>(j, vector);
-    if (kept[h])
-      for (int r = 0; r < kRows; r++)
-        for (int v = 0; v < kVectors; v++) store(place(h, j + r, vector + v), s.at[r][v]);
-    return s;
-  }
-
-  template <int kRows, int kVectors>
-  inline __attribute__((always_inline)) Tile<T, kRows, kVectors> fetch(int h, int64_t j, int64_t vector) const {
-    if (kept[h] == nullptr) return side[h].template tile<kRows, kVectors>(j, vector);
-    Tile<T, kRows, kVectors> s;
-    for (int r = 0; r < kRows; r++)
-      for (int v = 0; v < kVectors; v++) s.at[r][v] = load(place(h, j + r, vector + v));
-    return s;
-  }
-
-  inline __attribute__((always_inline)) T* place(int h, int64_t j, int64_t vector) const {
-    return kept[h] + j * kQueryBlock + vector * kLanes<T>;
-  }
 };
 
 template <class T, int kRows, int kVectors>
@@ -50,16 +27,22 @@ MI_INLINE Tile<T, kRows, kVectors> joint_tile(const Tile<T, kRows, kVectors>& a,
   return sum;
 }
 
-template <class T, int kRows, int kVectors>
-MI_NOINLINE void importance_sum_tile(const ScorePairs<T>& scores, const RowSums<T>* sums, int64_t j, int64_t vector) {
-  auto first = scores.template compute<kRows, kVectors>(0, j, vector);
-  auto second = scores.template compute<kRows, kVectors>(1, j, vector);
+// kept: E', E'' and E* [m][kQueryBlock] of the block, for kKeep.
+template <bool kKeep, class T, int kRows, int kVectors>
+MI_NOINLINE void importance_sum_tile(const ScorePairs<T>& scores, const RowSums<T>* sums, T* const* kept, int64_t j,
+                                     int64_t vector) {
+  auto first = scores.side[0].template tile<kRows, kVectors>(j, vector);
+  auto second = scores.side[1].template tile<kRows, kVectors>(j, vector);
   auto joint = joint_tile(first, second);
   const int64_t lane = vector * kLanes<T>;
-  int partition = 0;
+  int k = 0;
   for (auto* s : {&first, &second, &joint}) {
     scores.log_weights.apply(*s, j, lane);
-    exponentiate_rows<false>(*s, sums[partition++], Referenced<T>{}, lane, static_cast<T*>(nullptr));
+    if constexpr (kKeep)
+      exponentiate_rows<true>(*s, sums[k], Referenced<T>{kept[k], j}, lane, kept[k] + j * kQueryBlock);
+    else
+      exponentiate_rows<false>(*s, sums[k], Referenced<T>{}, lane, static_cast<T*>(nullptr));
+    k++;
   }
 }
 
@@ -83,9 +66,8 @@ struct ImportanceFactors {
     }
     flows[0] = flows[1] = false;
   }
-  void set(int64_t b, const double* lse, const double* gradient, bool weights_detached) {
-    Normalizer<T> n[3];
-    for (int k = 0; k < 3; k++) n[k] = normalizer<T>(lse[k], gradient[k]), reference[k][b] = n[k].reference;
+  void set(int64_t b, const Normalizer<T> (&n)[3], bool weights_detached) {
+    for (int k = 0; k < 3; k++) reference[k][b] = n[k].reference;
     own[0][b] = n[0].factor, own[1][b] = n[1].factor;
     joint[0][b] = n[2].factor, joint[1][b] = weights_detached ? T(0) : n[2].factor;
     for (int h = 0; h < 2; h++) flows[h] |= own[h][b] != 0 || joint[h][b] != 0;
@@ -96,8 +78,8 @@ struct ImportanceFactors {
 template <class T, int kRows, int kVectors>
 MI_NOINLINE void importance_weight_tile(const ScorePairs<T>& scores, const ImportanceFactors<T>& f, int64_t j,
                                         int64_t vector, T* first_out, T* second_out) {
-  auto first = scores.template fetch<kRows, kVectors>(0, j, vector);
-  auto second = scores.template fetch<kRows, kVectors>(1, j, vector);
+  auto first = scores.side[0].template tile<kRows, kVectors>(j, vector);
+  auto second = scores.side[1].template tile<kRows, kVectors>(j, vector);
   auto joint = joint_tile(first, second);
   const int64_t lane = vector * kLanes<T>;
   for (auto* s : {&first, &second, &joint}) scores.log_weights.apply(*s, j, lane);
@@ -116,18 +98,47 @@ MI_NOINLINE void importance_weight_tile(const ScorePairs<T>& scores, const Impor
   }
 }
 
+// The same from E', E'' and E*, in the place of the first two.
+template <class T>
+MI_NOINLINE void weigh_exponentials(const ImportanceFactors<T>& f, int64_t vectors, int64_t candidates, T* first,
+                                    T* second, const T* joint) {
+  for (int64_t lane = 0; lane < vectors * kLanes<T>; lane += kLanes<T>) {
+    const Vec<T> g1 = load(f.own[0] + lane), g2 = load(f.own[1] + lane);
+    const Vec<T> joint1 = load(f.joint[0] + lane), joint2 = load(f.joint[1] + lane);
+    for (int64_t at = lane; at < candidates * kQueryBlock; at += kQueryBlock) {
+      const Vec<T> e = load(joint + at);
+      store(first + at, g1 * load(first + at) + joint1 * e);
+      store(second + at, g2 * load(second + at) + joint2 * e);
+    }
+  }
+}
+
 template <class T>
 struct ImportanceWalk {
   struct Side : BlockProducts<T> {  // c = 1: the weights are G
     TransposedQueries<T> transposed;
-    T* weights = nullptr;   // G [kCandidateBlock][kQueryBlock]
+    T* weights = nullptr;   // G [kProductGroup][kQueryBlock], where no exponentials are kept
     T* weighted = nullptr;  // scale x, by chunks
   };
   struct Slot {
     Side side[2];
     RowSums<T> sums[3];
     ImportanceFactors<T> factors;
-    T* kept[2] = {};  // s', s'' [m][kQueryBlock]
+    T* kept[3] = {};  // E', E'', E* [m][kQueryBlock]
+
+    // By log-sum-exps of row b of the block and what the loss gains with them.
+    void set_factors(int64_t b, const double* lse, const double* gradient, bool weights_detached) {
+      Normalizer<T> n[3];
+      for (int k = 0; k < 3; k++)
+        n[k] =
+            kept[k] ? kept_normalizer(sums[k].reference[b], lse[k], gradient[k]) : normalizer<T>(lse[k], gradient[k]);
+      factors.set(b, n, weights_detached);
+    }
+    // E = 2^(s - reference) are there already.
+    static Normalizer<T> kept_normalizer(T reference, double lse, double gradient) {
+      const bool none = gradient == 0 || lse == -kInfinity;
+      return {reference, static_cast<T>(none ? 0 : gradient * std::exp2(reference - lse * kLog2E))};
+    }
   };
 
   const DotProblem* p[2];
@@ -147,10 +158,11 @@ struct ImportanceWalk {
     for (int s = 0; s < slot_count; s++) {
       Slot& slot = slots[s];
       for (RowSums<T>& sums : slot.sums) sums.place(arena);
+      if (keep)
+        for (T*& kept : slot.kept) kept = arena.take<T>(m * kQueryBlock);
       for (int h = 0; h < 2; h++) {
         slot.side[h].place(*p[h], arena);
         slot.side[h].transposed.place(*p[h], arena);
-        if (keep) slot.kept[h] = arena.take<T>(m * kQueryBlock);
         if (g) place_products(slot.side[h], arena);
       }
       if (g == nullptr) continue;
@@ -162,7 +174,7 @@ struct ImportanceWalk {
   }
 
   void place_products(Side& side, Arena& arena) const {
-    side.weights = arena.take<T>(kCandidateBlock * kQueryBlock);
+    if (!keep) side.weights = arena.take<T>(kProductGroup * kQueryBlock);
     side.weighted = arena.take<T>(kQueryBlock * round_up(width, kChunk));
   }
 
@@ -192,7 +204,7 @@ struct ImportanceWalk {
       auto scores_of = [&](int h) {
         return BlockScores<T>{dim, candidates, slot.side[h].transposed, {labels, slot.side[h].queries}};
       };
-      const ScorePairs<T> scores{{scores_of(0), scores_of(1)}, {log_weights, unmarked}, slot.kept};
+      const ScorePairs<T> scores{{scores_of(0), scores_of(1)}, {log_weights, unmarked}};
       if (with_sums) sum(slot, scores);
       if (g) slot.factors.clear();
       for (int64_t b = 0; b < slot.side[0].queries.rows; b++) rows(slot, b, first + b);
@@ -205,7 +217,9 @@ struct ImportanceWalk {
     for_score_tiles(
         slot.side[0].queries, 0, m,
         [&](auto rows, auto vectors, int64_t j, int64_t vector) {
-          importance_sum_tile<T, rows(), vectors()>(scores, slot.sums, j, vector);
+          const auto tile =
+              keep ? importance_sum_tile<true, T, rows(), vectors()> : importance_sum_tile<false, T, rows(), vectors()>;
+          tile(scores, slot.sums, slot.kept, j, vector);
         },
         [&](int64_t) {
           for (const RowSums<T>& sums : slot.sums) sums.fold();
@@ -219,23 +233,18 @@ struct ImportanceWalk {
       if (g->candidates && slot.factors.flows[h]) weigh_queries(side.queries, side.coefficient, side.weighted);
       std::memset(side.products, 0, side.queries.rows * width * sizeof(T));
     }
-    for (int64_t group = 0; group < m; group += kCandidateBlock) {
-      const int64_t count = smaller(kCandidateBlock, m - group);
-      for_score_tiles(
-          slot.side[0].queries, group, group + count,
-          [&](auto rows, auto vectors, int64_t j, int64_t vector) {
-            const int64_t row = (j - group) * kQueryBlock;
-            importance_weight_tile<T, rows(), vectors()>(scores, slot.factors, j, vector, slot.side[0].weights + row,
-                                                         slot.side[1].weights + row);
-          },
-          [](int64_t) {});
+    for (int64_t group = 0; group < m; group += kProductGroup) {
+      const int64_t count = smaller(kProductGroup, m - group);
+      T* weights[2];
+      for (int h = 0; h < 2; h++) weights[h] = keep ? slot.kept[h] + group * kQueryBlock : slot.side[h].weights;
+      weigh(slot, scores, group, count, weights);
       for (int h = 0; h < 2; h++) {
         const Side& side = slot.side[h];
         if (!slot.factors.flows[h]) continue;
-        add_query_products(side.weights, candidates, group, count, side.queries, side.products);
+        add_query_products(weights[h], candidates, group, count, side.queries, side.products);
         if (g->candidates)
-          add_candidate_products(side.weights, side.weighted, count, side.queries,
-                                 candidate_sums[s].sums + group * width, width);
+          add_candidate_products(weights[h], side.weighted, count, side.queries, candidate_sums[s].sums + group * width,
+                                 width);
       }
     }
     for (int h = 0; h < 2; h++)
@@ -243,6 +252,22 @@ struct ImportanceWalk {
         const int64_t i = slot.side[h].queries.first + b;
         scale_part[h][i] = write_query_gradient<T>(*p[h], &slot.side[h], 1, i, g->queries[h]) / p[h]->scale;
       }
+  }
+
+  // G' and G'' of candidates first .. first + count.
+  void weigh(const Slot& slot, const ScorePairs<T>& scores, int64_t first, int64_t count, T* const* weights) const {
+    const QueryBlock<T>& queries = slot.side[0].queries;
+    if (keep)
+      return weigh_exponentials(slot.factors, queries.vectors, count, weights[0], weights[1],
+                                slot.kept[2] + first * kQueryBlock);
+    for_score_tiles(
+        queries, first, first + count,
+        [&](auto rows, auto vectors, int64_t j, int64_t vector) {
+          const int64_t row = (j - first) * kQueryBlock;
+          importance_weight_tile<T, rows(), vectors()>(scores, slot.factors, j, vector, weights[0] + row,
+                                                       weights[1] + row);
+        },
+        [](int64_t) {});
   }
 
   void finish(int s, const double* const* positive_gradient) {

@@ -6,8 +6,8 @@
 namespace mi {
 namespace MI_ISA {
 
-// Beyond this many bytes of scores a thread computes them twice: memory is no faster, and a bank is long.
-constexpr int64_t kMostScoresKept = int64_t{16} << 20;
+// Beyond this many bytes of exponentials a thread computes them twice: memory is no faster, and a bank is long.
+constexpr int64_t kMostKept = int64_t{24} << 20;
 
 template <class T>
 ImportanceRow finish_row(const typename ImportanceWalk<T>::Slot& slot, int64_t b, int64_t i, bool has_target,
@@ -41,7 +41,7 @@ template <class T>
 void importance_fused(const ImportanceProblem& p, const ImportanceObjective& objective,
                       const ImportanceStatistics& statistics, const ImportanceGradients& g,
                       double* const* positive_gradient) {
-  const bool keep = 2 * p.first.m() * kQueryBlock * static_cast<int64_t>(sizeof(T)) <= kMostScoresKept;
+  const bool keep = 3 * p.first.m() * kQueryBlock * static_cast<int64_t>(sizeof(T)) <= kMostKept;
   ImportanceWalk<T> walk{{&p.first, &p.second}, &g, keep};
   Workspace workspace([&](Arena& arena) { walk.place(arena); });
   const bool has_target = p.first.exclusions.target;
@@ -52,7 +52,7 @@ void importance_fused(const ImportanceProblem& p, const ImportanceObjective& obj
       if (!has_target)
         for (int h = 0; h < 2; h++) row.positive[h] = objective.external_positive[h][i];
       const ImportanceRow gradient = importance_row_gradient(row, objective.log_mass[i], objective);
-      slot.factors.set(b, row.negative_lse, gradient.negative_lse, objective.weights_detached);
+      slot.set_factors(b, row.negative_lse, gradient.negative_lse, objective.weights_detached);
       for (int h = 0; h < 2; h++) positive_gradient[h][i] = gradient.positive[h];
     });
   });
@@ -72,7 +72,7 @@ void importance_gradient(const ImportanceProblem& p, const ImportanceStatistics&
         lse.negative_lse[k] = statistics.negative_lse[k][i];
         gradient.negative_lse[k] = up.negative_lse[k] ? up.negative_lse[k][i] : 0;
       }
-      slot.factors.set(b, lse.negative_lse, gradient.negative_lse, up.weights_detached);
+      slot.set_factors(b, lse.negative_lse, gradient.negative_lse, up.weights_detached);
     });
   });
   finish_gradients(walk, up.positive, statistics.positive);

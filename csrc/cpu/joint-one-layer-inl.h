@@ -225,11 +225,11 @@ struct OneHiddenLayer {
     for (int v = 0; v < kVectors; v++) operand[v] = load(b + v * kLanes<T>);
 #pragma GCC unroll 6
     for (int r = 0; r < kTileRows; r++) {
-      const Vec<T> scalar = broadcast(a[r * a_row]);
+      const Vec<T> scalar = broadcast_load(a + r * a_row);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; v++) {
         const Vec<T> term = kRising ? max<T>(operand[v], scalar) : min<T>(operand[v], scalar);
-        s.at[r][v] = v % 2 == 0 ? add_by_product<T>(s.at[r][v], term) : s.at[r][v] + term;
+        s.at[r][v] = v % 2 == 0 || kVectorBytes == 64 ? add_by_product<T>(s.at[r][v], term) : s.at[r][v] + term;
       }
     }
   }
@@ -270,13 +270,13 @@ struct OneHiddenLayer {
         b[i] = load(negated + j * kUnits + i * kLanes<T>), column[i] = load(v + j * kUnits + i * kLanes<T>);
 #pragma GCC unroll 6
       for (int r = 0; r < kTileRows; r++) {
-        const Vec<T> weight = broadcast(weights[r * kColumns + j]);
+        const Vec<T> weight = broadcast_load(weights + r * kColumns + j);
 #pragma GCC unroll 2
-        for (int i = 0; i < kUnitVectors; i++) {
-          const Vec<T> active = query[r][i] > b[i] ? Vec<T>{} + T(1) : Vec<T>{};
-          sum[r][i] += active * weight;  // fused: the units that add are busy with comparisons
-          column[i] += active * weight;
-        }
+        for (int i = 0; i < kUnitVectors; i++)
+          if (r % 2 == i % 2)
+            add_where_greater<false, T>(query[r][i], b[i], weight, sum[r][i], column[i]);
+          else
+            add_where_greater<true, T>(query[r][i], b[i], weight, sum[r][i], column[i]);
       }
 #pragma GCC unroll 2
       for (int i = 0; i < kUnitVectors; i++) store(v + j * kUnits + i * kLanes<T>, column[i]);

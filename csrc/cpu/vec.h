@@ -68,6 +68,15 @@ MI_INLINE Vec<T> broadcast(T x) {
   return x - Vec<T>{};
 }
 
+// *p in every lane. As an integer it comes with the load alone; as a float, on Zen 4, it also takes the time of half an
+// addition.
+template <class T>
+MI_INLINE Vec<T> broadcast_load(const T* p) {
+  IntOf<T> bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return (Vec<T>)(bits - Vec<IntOf<T>>{});
+}
+
 // NaN in b is kept, NaN in a is dropped.
 template <class T>
 MI_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
@@ -105,8 +114,15 @@ MI_INLINE bool any_greater(Vec<T> a, Vec<T> b) {
 // sum + term, exactly, as term * 1 + sum: where comparisons keep the units that add busy, those that multiply are free.
 template <class T>
 MI_INLINE Vec<T> add_by_product(Vec<T> sum, Vec<T> term) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
-  // The ones stay in memory, since no register is left; a compiler that knew them would add.
+#if defined(__AVX512F__)
+  const Vec<T> ones = Vec<T>{} + T(1);  // a compiler that knew them would add
+  if constexpr (sizeof(T) == 4)
+    asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(term), "v"(ones));
+  else
+    asm("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(term), "v"(ones));
+  return sum;
+#elif defined(__AVX2__)
+  // The ones stay in memory, since no register is left.
   static constexpr Vec<T> kOnes = Vec<T>{} + T(1);
   if constexpr (sizeof(T) == 4)
     asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(term), "m"(kOnes));
@@ -115,6 +131,34 @@ MI_INLINE Vec<T> add_by_product(Vec<T> sum, Vec<T> term) {
   return sum;
 #else
   return sum + term;
+#endif
+}
+
+// Adds x to both sums in the lanes where a > b, and a NaN in x where a or b is NaN. The units that multiply make masks
+// of lanes, too: kByProduct, for about half of all calls, lets them add to the second sum.
+template <bool kByProduct, class T>
+MI_INLINE void add_where_greater(Vec<T> a, Vec<T> b, Vec<T> x, Vec<T>& first, Vec<T>& second) {
+#if defined(__AVX512F__)
+  const Vec<T> ones = Vec<T>{} + T(1);
+  if constexpr (sizeof(T) == 4) {
+    const __mmask16 lanes = _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NLE_UQ);
+    first = (Vec<T>)_mm512_mask_add_ps((__m512)first, lanes, (__m512)first, (__m512)x);
+    if constexpr (kByProduct)
+      asm("vfmadd231ps %2, %1, %0%{%3%}" : "+v"(second) : "v"(x), "v"(ones), "Yk"(lanes));
+    else
+      second = (Vec<T>)_mm512_mask_add_ps((__m512)second, lanes, (__m512)second, (__m512)x);
+  } else {
+    const __mmask8 lanes = _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_NLE_UQ);
+    first = (Vec<T>)_mm512_mask_add_pd((__m512d)first, lanes, (__m512d)first, (__m512d)x);
+    if constexpr (kByProduct)
+      asm("vfmadd231pd %2, %1, %0%{%3%}" : "+v"(second) : "v"(x), "v"(ones), "Yk"(lanes));
+    else
+      second = (Vec<T>)_mm512_mask_add_pd((__m512d)second, lanes, (__m512d)second, (__m512d)x);
+  }
+#else
+  const Vec<T> active = a > b ? Vec<T>{} + T(1) : Vec<T>{};
+  first += active * x;  // fused: the units that add are busy with comparisons
+  second += active * x;
 #endif
 }
 
