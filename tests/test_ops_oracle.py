@@ -111,6 +111,27 @@ def test_threads(call, kind, threads):
             check(call, problem(*shape, kind, dtype), frozenset({"x"}))
 
 
+groups_of_threads = pytest.mark.parametrize("threads", [2, 4], indirect=True)
+
+
+@groups_of_threads
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", ["everything", "everything, external"])
+@on(COMPLETE)
+def test_threads_in_groups(call, kind, isa, threads):
+    """Many candidates: two threads share a block of queries; four are two such groups, one with a block more."""
+    check(call, problem(200, 2100, 20, kind, torch.float32))
+    check(call, problem(200, 2100, 5, kind, torch.float64))
+
+
+@groups_of_threads
+@pytest.mark.parametrize("call", FUSED)
+@pytest.mark.parametrize("kind", ["everything", "everything, external"])
+@on(BFLOAT16_PRODUCTS)
+def test_threads_in_groups_by_products_of_bfloat16(call, kind, isa, threads):
+    check(call, problem(200, 2100, 20, kind, torch.bfloat16))
+
+
 @on_every_device
 @pytest.mark.parametrize("call", ["cross-entropy", "log-partition"])
 @pytest.mark.parametrize("kind", ["targets", "everything, external"])

@@ -3,8 +3,8 @@
 import math
 import warnings
 
+import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import has_static_value
 
 from ..log_domain import log_of
 from ..preconditions import candidates, mean, mean_log_candidates
@@ -44,7 +44,7 @@ def ml_cpc(scores: Scores, alpha: float) -> Tensor:
     n, n_candidates = s.n_queries, candidates(s, "ml_cpc")
     a, b = _alpha_weights(alpha, n_candidates)
     low = ml_cpc_min_alpha(n, n_candidates)
-    if has_static_value(low) and not low * (1 - 1e-9) <= alpha <= 1:
+    if _is_known(low) and not low * (1 - 1e-9) <= alpha <= 1:
         warnings.warn(f"ml_cpc is a lower bound on MI only for alpha in [{low:.7g}, 1], got {alpha:.7g}", stacklevel=2)
     partition = s.log_partition(a, b, reduction="lse")
     return (log_of(n * n_candidates) + mean(s.positive) - partition).to(scores.dtype)
@@ -67,4 +67,13 @@ def _alpha_weights(alpha: float, n_candidates: int) -> tuple[float, float | Tens
     if not 0 < alpha < n_candidates:
         raise ValueError(f"alpha: expected a number in (0, K) with K = {n_candidates} candidates, got {alpha}")
     beta = (n_candidates - alpha) / (n_candidates - 1)
-    return math.log(alpha), math.log(beta) if has_static_value(n_candidates) else log_of(beta)
+    return math.log(alpha), math.log(beta) if _is_known(n_candidates) else log_of(beta)
+
+
+def _is_known(size: float) -> bool:
+    """False where a compiled graph leaves a size open."""
+    if not torch.compiler.is_compiling():
+        return True
+    from torch.fx.experimental.symbolic_shapes import has_static_value  # here, since it takes long to import
+
+    return has_static_value(size)
