@@ -6,22 +6,18 @@
 namespace mi {
 namespace MI_ISA {
 
-// Beyond this many bytes of exponentials a thread computes them twice: memory is no faster, and a bank is long.
+// Beyond this many bytes of exponentials a group computes them twice: memory is no faster, and a bank is long.
 constexpr int64_t kMostKept = int64_t{24} << 20;
 
-template <class T>
-ImportanceRow finish_row(const typename ImportanceWalk<T>::Slot& slot, int64_t b, int64_t i, bool has_target,
-                         const ImportanceStatistics& out) {
-  ImportanceRow row = {};
-  for (int k = 0; k < 3; k++) out.negative_lse[k][i] = row.negative_lse[k] = log2_value(slot.sums[k].at(b)) * kLn2;
+void write_row(const ImportanceStatistics& out, int64_t i, const ImportanceRow& row, bool has_target) {
+  for (int k = 0; k < 3; k++) out.negative_lse[k][i] = row.negative_lse[k];
   if (has_target)
-    for (int h = 0; h < 2; h++) out.positive[h][i] = row.positive[h] = slot.side[h].queries.positive[b] * kLn2;
-  return row;
+    for (int h = 0; h < 2; h++) out.positive[h][i] = row.positive[h];
 }
 
 template <class T>
 void finish_gradients(ImportanceWalk<T>& walk, const double* const* positive_gradient, const double* const* positive) {
-  for_slots(walk.slot_count, [&](int s) { walk.finish(s, positive_gradient); });
+  for_slots(walk.grid.slots(), [&](int s) { walk.finish(s, positive_gradient); });
   for (int h = 0; h < 2; h++)
     *walk.g->scale[h] = scale_gradient(*walk.p[h], walk.scale_part[h], positive_gradient[h], positive[h]);
 }
@@ -31,10 +27,8 @@ void importance_statistics(const ImportanceProblem& p, const ImportanceStatistic
   ImportanceWalk<T> walk{{&p.first, &p.second}, nullptr, false};
   Workspace workspace([&](Arena& arena) { walk.place(arena); });
   const bool has_target = p.first.exclusions.target;
-  for_slots(walk.slot_count, [&](int s) { walk.prepare(s); });
-  for_slots(walk.slot_count, [&](int s) {
-    walk.walk(s, true, [&](auto& slot, int64_t b, int64_t i) { finish_row<T>(slot, b, i, has_target, statistics); });
-  });
+  for_slots(walk.grid.slots(), [&](int s) { walk.prepare(s); });
+  walk.walk(true, [&](int64_t i, const ImportanceRow& row) { write_row(statistics, i, row, has_target); });
 }
 
 template <class T>
@@ -42,19 +36,18 @@ void importance_fused(const ImportanceProblem& p, const ImportanceObjective& obj
                       const ImportanceStatistics& statistics, const ImportanceGradients& g,
                       double* const* positive_gradient) {
   const bool keep = 3 * p.first.m() * kQueryBlock * static_cast<int64_t>(sizeof(T)) <= kMostKept;
-  ImportanceWalk<T> walk{{&p.first, &p.second}, &g, keep};
+  ImportanceWalk<T> walk{{&p.first, &p.second}, &g, keep, objective.weights_detached};
   Workspace workspace([&](Arena& arena) { walk.place(arena); });
   const bool has_target = p.first.exclusions.target;
-  for_slots(walk.slot_count, [&](int s) { walk.prepare(s); });
-  for_slots(walk.slot_count, [&](int s) {
-    walk.walk(s, true, [&](auto& slot, int64_t b, int64_t i) {
-      ImportanceRow row = finish_row<T>(slot, b, i, has_target, statistics);
-      if (!has_target)
-        for (int h = 0; h < 2; h++) row.positive[h] = objective.external_positive[h][i];
-      const ImportanceRow gradient = importance_row_gradient(row, objective.log_mass[i], objective);
-      slot.set_factors(b, row.negative_lse, gradient.negative_lse, objective.weights_detached);
-      for (int h = 0; h < 2; h++) positive_gradient[h][i] = gradient.positive[h];
-    });
+  for_slots(walk.grid.slots(), [&](int s) { walk.prepare(s); });
+  walk.walk(true, [&](int64_t i, ImportanceRow row) {
+    write_row(statistics, i, row, has_target);
+    if (!has_target)
+      for (int h = 0; h < 2; h++) row.positive[h] = objective.external_positive[h][i];
+    const ImportanceRow gradient = importance_row_gradient(row, objective.log_mass[i], objective);
+    for (int k = 0; k < 3; k++)
+      walk.rows[i].lse[k] = row.negative_lse[k], walk.rows[i].gradient[k] = gradient.negative_lse[k];
+    for (int h = 0; h < 2; h++) positive_gradient[h][i] = gradient.positive[h];
   });
   finish_gradients(walk, positive_gradient, statistics.positive);
 }
@@ -62,18 +55,14 @@ void importance_fused(const ImportanceProblem& p, const ImportanceObjective& obj
 template <class T>
 void importance_gradient(const ImportanceProblem& p, const ImportanceStatistics& statistics,
                          const ImportanceUpstream& up, const ImportanceGradients& g) {
-  ImportanceWalk<T> walk{{&p.first, &p.second}, &g, false};
+  ImportanceWalk<T> walk{{&p.first, &p.second}, &g, false, up.weights_detached};
   Workspace workspace([&](Arena& arena) { walk.place(arena); });
-  for_slots(walk.slot_count, [&](int s) { walk.prepare(s); });
-  for_slots(walk.slot_count, [&](int s) {
-    walk.walk(s, false, [&](auto& slot, int64_t b, int64_t i) {
-      ImportanceRow lse = {}, gradient = {};
-      for (int k = 0; k < 3; k++) {
-        lse.negative_lse[k] = statistics.negative_lse[k][i];
-        gradient.negative_lse[k] = up.negative_lse[k] ? up.negative_lse[k][i] : 0;
-      }
-      slot.set_factors(b, lse.negative_lse, gradient.negative_lse, up.weights_detached);
-    });
+  for_slots(walk.grid.slots(), [&](int s) { walk.prepare(s); });
+  walk.walk(false, [&](int64_t i, const ImportanceRow&) {
+    for (int k = 0; k < 3; k++) {
+      walk.rows[i].lse[k] = statistics.negative_lse[k][i];
+      walk.rows[i].gradient[k] = up.negative_lse[k] ? up.negative_lse[k][i] : 0;
+    }
   });
   finish_gradients(walk, up.positive, statistics.positive);
 }
