@@ -7,11 +7,13 @@
 namespace mi {
 namespace MI_ISA {
 
+constexpr auto nothing = [](auto...) {};
+
 template <class T>
 void row_gradient(const DotProblem& p, const UpstreamGradients& up, const double* positive, const DotGradients& g) {
-  GradientWalk<T> walk{p, g, up.positive};
+  GradientWalk<T> walk{p, g, up.positive, false};
   Workspace workspace([&](Arena& arena) { walk.place(arena); });
-  for_slots(walk.grid.slots(), [&](int s) { walk.prepare(s, false); });
+  for_slots(walk.grid.slots(), [&](int s) { walk.prepare(s); });
   auto begin = [&](int s) {
     typename GradientWalk<T>::Slot& slot = walk.slots[s];
     for (int64_t b = 0; b < slot.queries.rows; b++) {
@@ -23,7 +25,7 @@ void row_gradient(const DotProblem& p, const UpstreamGradients& up, const double
     for (int64_t b = slot.queries.rows; b < kQueryBlock; b++) slot.lane_a[b] = 0;
     return RowWeights<T>{slot.lane_a};
   };
-  walk.walk(true, begin, [](int) {}, [](int, int64_t) {});
+  walk.walk(begin, nothing, nothing);
   for_slots(walk.grid.slots(), [&](int s) { walk.finish(s); });
   *g.scale = scale_gradient(p, walk.scale_part, up.positive, positive);
 }
@@ -31,7 +33,7 @@ void row_gradient(const DotProblem& p, const UpstreamGradients& up, const double
 template <class T>
 void row_column_gradient(const DotProblem& p, const UpstreamGradients& up, const double* positive,
                          const DotGradients& g) {
-  GradientWalk<T> walk{p, g, up.positive};
+  GradientWalk<T> walk{p, g, up.positive, false};
   T *column_reference = nullptr, *column_factor = nullptr;
   Workspace workspace([&](Arena& arena) {
     walk.place(arena);
@@ -39,7 +41,7 @@ void row_column_gradient(const DotProblem& p, const UpstreamGradients& up, const
     column_factor = arena.take<T>(p.m());
   });
   for_slots(walk.grid.slots(), [&](int s) {
-    walk.prepare(s, false);
+    walk.prepare(s);
     const Range columns = part_of(p.m(), s, walk.grid.slots(), kCandidateBlock);
     for (int64_t j = columns.first; j < columns.last; j++) {
       const Normalizer<T> column = normalizer<T>(up.column_negative_lse_value[j], up.column_negative_lse[j]);
@@ -59,14 +61,14 @@ void row_column_gradient(const DotProblem& p, const UpstreamGradients& up, const
     }
     return RowColumnWeights<T>{slot.lane_a, slot.lane_b, column_reference, column_factor};
   };
-  walk.walk(true, begin, [](int) {}, [](int, int64_t) {});
+  walk.walk(begin, nothing, nothing);
   for_slots(walk.grid.slots(), [&](int s) { walk.finish(s); });
   *g.scale = scale_gradient(p, walk.scale_part, up.positive, positive);
 }
 
 template <class T>
 void softplus_sum(const DotProblem& p, double* positive, double* value, const DotGradients& g) {
-  GradientWalk<T> walk{p, g, nullptr};
+  GradientWalk<T> walk{p, g, nullptr, true};
   double *slot_value = nullptr, *slot_weight = nullptr;  // [slots][kQueryBlock] of the block in hand
   double *row_value = nullptr, *row_weight = nullptr;    // [n]
   Workspace workspace([&](Arena& arena) {
@@ -76,7 +78,7 @@ void softplus_sum(const DotProblem& p, double* positive, double* value, const Do
     row_value = arena.take<double>(p.n());
     row_weight = arena.take<double>(p.n());
   });
-  for_slots(walk.grid.slots(), [&](int s) { walk.prepare(s, true); });
+  for_slots(walk.grid.slots(), [&](int s) { walk.prepare(s); });
   auto begin = [&](int s) {
     typename GradientWalk<T>::Slot& slot = walk.slots[s];
     for (int64_t b = 0; b < kQueryBlock; b++) {
@@ -105,7 +107,7 @@ void softplus_sum(const DotProblem& p, double* positive, double* value, const Do
     }
     if (p.exclusions.target) positive[i] = positive_score * kLn2;
   };
-  walk.walk(false, begin, fold, end);
+  walk.walk(begin, fold, end);
   for_slots(walk.grid.slots(), [&](int s) { walk.finish(s); });
   *value = *g.bias = 0;
   for (int64_t i = 0; i < p.n(); i++) *value += row_value[i], *g.bias += row_weight[i];

@@ -51,8 +51,8 @@ struct BlockProducts {
   }
 };
 
-// dx_i = sum over a group's slots of c_i scale sum_j E_ij y_j; returns <x_i, dx_i>, which is scale dL/dscale by this
-// row's negatives.
+// dx_i = sum over a group's slots of c_i scale sum_j E_ij y_j, which takes the place of the first slot's products;
+// returns <x_i, dx_i>, which is scale dL/dscale by this row's negatives.
 template <class T, class Slot>
 MI_INLINE double write_query_gradient(const DotProblem& p, const Slot* group, int parts, int64_t i, void* gradient) {
   const QueryBlock<T>& queries = group->queries;

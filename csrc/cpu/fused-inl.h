@@ -50,7 +50,7 @@ struct FusedWalk {
     scale_part = arena.take<double>(p.n());
     row_reference = arena.take<double>(p.n());
     for (int s = 0; s < grid.slots(); s++) {
-      slots[s].BlockProducts<T>::place(p, arena);
+      slots[s].place(p, arena);
       slots[s].sums.place(arena);
       products.place_slot(p, grid.candidates(s).size(), slots[s].own, arena);
     }
@@ -76,6 +76,7 @@ struct FusedWalk {
     const Range rows = grid.queries(s, block);
     slot.queries.load(p, rows.first, rows.size());
     slot.sums.clear();
+    if (rows.size() == 0) return;  // a group with fewer blocks than another
     products.exponentiate(p, side, slot.queries, grid.candidates(s), slot.own, slot.sums);
   }
 
@@ -83,7 +84,7 @@ struct FusedWalk {
   void finish_rows(int s, int64_t block) {
     const Range own = grid.own_queries(s, block);
     for (int64_t i = own.first; i < own.last; i++) {
-      const int64_t b = i - grid.queries(s, block).first;
+      const int64_t b = i - slots[s].queries.first;
       LogSumExp2 sum;
       double positive = 0;
       for (const Slot* member = group_of(s); member < group_of(s) + grid.parts; member++) {
@@ -102,6 +103,7 @@ struct FusedWalk {
   void multiply(int s, int64_t block) {
     Slot& slot = slots[s];
     const Range rows = grid.queries(s, block);
+    if (rows.size() == 0) return;
     if (global) raise_reference(s, rows);
     for (int64_t i = rows.first; i < rows.last; i++) {
       const double base = global ? slot.reference : log_partition[i], weight = global ? 1 : -positive_gradient[i];

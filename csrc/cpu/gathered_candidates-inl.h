@@ -5,6 +5,7 @@
 // Order and sums depend on nothing but the index. Explicit negatives have one query each.
 #pragma once
 #include <algorithm>
+#include <ranges>
 #include <utility>
 
 #include "gathered-inl.h"
@@ -114,10 +115,12 @@ struct CandidateWalk {
   // Where the queries of bank row 0, 1, ... end: where the last sorter's would go on.
   const int64_t* bounds() const { return next + (sorters - 1) * p.candidates.rows; }
 
-  // Rows are shared out so that every slot has about as many pairs.
+  // Rows are shared out so that every slot has about as many pairs and rows.
   int64_t first_row(int s, int64_t pairs) const {
-    if (s == slot_count) return p.candidates.rows;
-    return std::lower_bound(bounds(), bounds() + p.candidates.rows, pairs * s / slot_count) - bounds();
+    const int64_t* const bound = bounds();
+    const int64_t share = (pairs + p.candidates.rows) * s / slot_count;
+    return *std::ranges::partition_point(std::views::iota(int64_t{0}, p.candidates.rows),
+                                         [&](int64_t row) { return bound[row] + row + 1 <= share; });
   }
 
   void walk_bank(Slot& slot, int s, int64_t pairs, bool first_block) {

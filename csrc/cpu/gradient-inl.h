@@ -122,6 +122,7 @@ struct GradientWalk {
   const DotProblem& p;
   const DotGradients& g;
   const double* positive_gradient;
+  bool weights_multiply;  // u_j = e^{v_j} weighs a score's term; or else v_j is added to the score
   BlockGrid<T> grid{p, kRowsHigh};
   int64_t width = padded<T>(p.dim);
   Candidates<T> candidates = {};
@@ -137,7 +138,7 @@ struct GradientWalk {
     side.place(p, arena);
     scale_part = arena.take<double>(p.n());
     for (int s = 0; s < grid.slots(); s++) {
-      slots[s].BlockProducts<T>::place(p, arena);
+      slots[s].place(p, arena);
       slots[s].transposed.place(p, arena);
       slots[s].weights = arena.take<T>(kCandidateBlock * kQueryBlock);
       slots[s].weighted = arena.take<T>(kQueryBlock * round_up(width, kChunk));
@@ -147,7 +148,7 @@ struct GradientWalk {
     for (int group = 0; group < grid.groups; group++) candidate_sums[group].place(p, g, group, width, arena);
   }
 
-  void prepare(int s, bool weights_multiply) {
+  void prepare(int s) {
     const Range share = part_of(p.m(), s, grid.slots(), kCandidateBlock), own = grid.candidates(s);
     candidates.fill(p, share.first, share.last);
     side.fill(p, share.first, share.last, weights_multiply);
@@ -159,8 +160,8 @@ struct GradientWalk {
   // begin(s) returns the block's weights and sets its coefficients; fold(s) may fold their sums, end(s, i) write those
   // of row i, when all slots of the group are done with its block.
   template <class Begin, class Fold, class End>
-  void walk(bool weights_add, Begin&& begin, Fold&& fold, End&& end) {
-    grid.for_blocks([&](int s, int64_t block) { multiply(s, block, weights_add, begin, fold); },
+  void walk(Begin&& begin, Fold&& fold, End&& end) {
+    grid.for_blocks([&](int s, int64_t block) { multiply(s, block, begin, fold); },
                     [&](int s, int64_t block) {
                       const Range own = grid.own_queries(s, block);
                       for (int64_t i = own.first; i < own.last; i++) {
@@ -172,13 +173,14 @@ struct GradientWalk {
   }
 
   template <class Begin, class Fold>
-  void multiply(int s, int64_t block, bool weights_add, Begin&& begin, Fold&& fold) {
+  void multiply(int s, int64_t block, Begin&& begin, Fold&& fold) {
     Slot& slot = slots[s];
     const Range rows = grid.queries(s, block), columns = grid.candidates(s);
     slot.queries.load(p, rows.first, rows.size());
     slot.transposed.fill(p, slot.queries);
     const T bias = static_cast<T>(p.bias * kLog2E);
-    const BlockScores<T> scores{p.dim, candidates, slot.transposed, {side, slot.queries, bias, T(0), weights_add}};
+    const BlockScores<T> scores{
+        p.dim, candidates, slot.transposed, {side, slot.queries, bias, T(0), !weights_multiply}};
     const auto weights = begin(s);
     if (g.candidates) weigh_queries(slot.queries, slot.coefficient, slot.weighted);
     std::memset(slot.products, 0, slot.queries.rows * width * sizeof(T));

@@ -2,6 +2,8 @@
 // part of the candidates. What is kept for every candidate is kept once a group, and groups are several only where the
 // candidates are few: scratch does not grow with threads times candidates.
 #pragma once
+#include <algorithm>
+
 #include "features-inl.h"
 #include "parallel.h"
 
@@ -14,11 +16,16 @@ struct BlockGrid {
 
   int64_t n, m;
   int64_t unit;  // parts of the candidates begin at multiples of it
-  int parts, groups;
+  int parts = 1, groups = 1;
 
-  BlockGrid(const DotProblem& p, int64_t candidate_unit)
-      : n(p.n()), m(p.m()), unit(candidate_unit), parts(slots_for(p.threads, m / kCandidatesEach)) {
-    groups = slots_for(p.threads / parts, round_up(n, kLanes<T>) / kLanes<T>);
+  BlockGrid(const DotProblem& p, int64_t candidate_unit) : n(p.n()), m(p.m()), unit(candidate_unit) {
+    const int most_parts = slots_for(p.threads, m / kCandidatesEach);
+    const auto groups_of = [&](int each) { return slots_for(p.threads / each, round_up(n, kLanes<T>) / kLanes<T>); };
+    int most = 1;
+    for (int each = 1; each <= most_parts; each++) most = std::max(most, each * groups_of(each));
+    // The largest groups that leave no more than an eighth of the threads without work.
+    for (int each = 1; each <= most_parts; each++)
+      if (8 * each * groups_of(each) >= 7 * most) parts = each, groups = groups_of(each);
   }
 
   int slots() const { return parts * groups; }
@@ -37,8 +44,8 @@ struct BlockGrid {
     return {all.first + own.first, all.first + own.last};
   }
 
-  // Calls phase(s, block) for every slot, block by block. Slots of a group meet after each phase; one that is alone in
-  // its group needs nobody.
+  // Calls phase(s, block) for every slot, block by block. All meet after each phase, or, where each is alone in its
+  // group, none waits for another.
   template <class... Phases>
   void for_blocks(Phases&&... phases) const {
     const int64_t vectors = round_up(n, kLanes<T>) / kLanes<T>, longest = round_up(vectors, groups) / groups;

@@ -79,7 +79,7 @@ struct ImportanceWalk {
   }
 
   void place(const DotProblem& problem, Side& side, Arena& arena) const {
-    side.BlockProducts<T>::place(problem, arena);
+    side.place(problem, arena);
     side.transposed.place(problem, arena);
     if (g == nullptr) return;
     if (!keep) side.weights = arena.take<T>(kProductGroup * kQueryBlock);

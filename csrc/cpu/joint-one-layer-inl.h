@@ -217,7 +217,8 @@ struct OneHiddenLayer {
     for (int64_t k = 0; k < p.hidden - first; k++) out[k] = v[k];
   }
 
-  // at[r][v] += max(b, a), or min(b, a); the order of arguments keeps a NaN in a.
+  // at[r][v] += max(b, a), or min(b, a); the order of arguments keeps a NaN in a. Every other sum goes through the
+  // units that multiply, or each, where as many maxima keep those that add busy: scalars come by an integer unit then.
   template <bool kRising, int kTileRows, int kVectors>
   MI_INLINE void add_unit(Tile<T, kTileRows, kVectors>& s, const T* a, int64_t a_row, const T* b) {
     Vec<T> operand[kVectors];
