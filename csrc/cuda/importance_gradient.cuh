@@ -45,8 +45,8 @@ struct ImportanceWeights {
       const PairTerms<Scalar> terms{term[0], term[kInterleave]};
 #pragma unroll
       for (int b = 0; b < Pairs::kCandidates; b++) {
-        const Scalar v = kWeighted ? pairs.log_weight(tile, b) : Scalar(0);
         Scalar &x1 = Pairs::at(s, a, b, 0), &x2 = Pairs::at(s, a, b, 1);
+        const Scalar v = pairs.template log_weight_beside<kWeighted>(x1, x2, tile, b);
         const Scalar e1 = exp2_of(fma(x1, first, v - terms.first.reference)),
                      e2 = exp2_of(fma(x2, second, v - terms.second.reference)),
                      both = exp2_of(fma(x1, first, fma(x2, second, v - terms.joint_reference())));

@@ -36,7 +36,8 @@ struct Negatives {
     const double v = exclusions.candidate_log_weight ? exclusions.candidate_log_weight[j] : 0;
     const bool gone =
         j == row.target || v == -kInfinity || (exclusions.query_label && row.label == exclusions.candidate_label[j]);
-    return gone ? static_cast<Scalar>(-kInfinity) : weights_add ? s + static_cast<Scalar>(v) : s;
+    if (gone || s == -kInfinity) return static_cast<Scalar>(-kInfinity);  // no -inf + inf
+    return weights_add ? s + static_cast<Scalar>(v) : s;
   }
 };
 
