@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kRowThreads)
     if (c >= block.columns) break;
     const int64_t j = block.first_column + c;
     const Scalar s = negatives(row, j, scores[c]), u = factor ? factor[j] : Scalar(1);
-    const auto of = logistic(s, Scalar(1), exponential(s > 0 ? -s : s, Scalar(0)));
+    const auto of = logistic(s, Scalar(1), exponential(-fabs(s), Scalar(0)));
     value += u == 0 ? Scalar(0) : u * of.softplus;
     weight += u == 0 ? Scalar(0) : u * of.sigmoid;
     if (keep) scores[c] = u == 0 ? Scalar(0) : u * of.sigmoid;
