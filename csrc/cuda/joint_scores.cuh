@@ -33,11 +33,13 @@ struct Negatives {
     const Scalar tau = static_cast<Scalar>(clip);
     if (bias) s += static_cast<Scalar>(*bias);
     if (clip > 0) s = s > tau ? tau : s < -tau ? -tau : s;
-    const double v = exclusions.candidate_log_weight ? exclusions.candidate_log_weight[j] : 0;
-    const bool gone =
-        j == row.target || v == -kInfinity || (exclusions.query_label && row.label == exclusions.candidate_label[j]);
-    if (gone || s == -kInfinity) return static_cast<Scalar>(-kInfinity);  // no -inf + inf
-    return weights_add ? s + static_cast<Scalar>(v) : s;
+    bool gone = j == row.target || (exclusions.query_label && row.label == exclusions.candidate_label[j]);
+    if (exclusions.candidate_log_weight) {
+      const double v = exclusions.candidate_log_weight[j];
+      gone |= v == -kInfinity;
+      if (weights_add && s != -kInfinity) s += static_cast<Scalar>(v);  // no -inf + inf
+    }
+    return gone ? static_cast<Scalar>(-kInfinity) : s;
   }
 };
 
