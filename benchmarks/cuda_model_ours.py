@@ -47,7 +47,7 @@ def scores_of_a_warp(kernel: str, d: int) -> int | None:
     """The pairs of its tile, which the name of a 16-bit kernel tells: csrc/cuda/traits.cuh. Two query sets have two
     scores for each; blocks that accumulate some of the features compute every score again for the others. Float32
     kernels choose between one product and three as they run: the shortest way is another."""
-    if "warpgroup_forward" in kernel:
+    if "warpgroup_forward" in kernel or "warpgroup_two_sided" in kernel:
         return 32 * 64
     if "DeepWarpgroupGradient" in kernel:
         return 16 * 64

@@ -42,11 +42,15 @@ def negative_mask(n: int, m: int, exclusions: Exclusion, device: torch.device) -
 
 
 def weighted_negatives(scores: Tensor, exclusions: Exclusion) -> Tensor:
-    """[n, m]: s_ij + v_j on negatives, −inf elsewhere. Scaling precedes the mask, so no 0 · inf reaches the scale."""
+    """[n, m]: s_ij + v_j on negatives, −inf elsewhere. Scaling precedes the mask, so no 0 · inf reaches the scale.
+
+    A score of −inf stays −inf, whatever v_j.
+    """
     keep = negative_mask(scores.shape[0], scores.shape[1], exclusions, scores.device)
     log_weight = exclusions[3]
-    weighted = scores if log_weight is None else scores + log_weight.to(scores.dtype)
-    return torch.where(keep, weighted, -math.inf)
+    if log_weight is None:
+        return torch.where(keep, scores, -math.inf)
+    return torch.where(keep & (scores != -math.inf), scores + log_weight.to(scores.dtype), -math.inf)
 
 
 def positives(scores: Tensor, target: Tensor | None) -> Tensor | None:

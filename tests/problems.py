@@ -114,6 +114,14 @@ def _exclusions(kind: str, n: int, m: int, g: torch.Generator):
     return (target, *labels, log_weight), external
 
 
+def excluded_log_weights(n: int, m: int, value: float) -> reference.Exclusion:
+    """Two candidates of that log-weight are nobody's negatives: everyone's positive, and one whose label all share."""
+    v = torch.zeros(m, dtype=torch.float64)
+    v[3] = v[m - 2] = value
+    labels = torch.zeros(n, dtype=torch.int64), (torch.arange(m) != 3).long()
+    return torch.full((n,), m - 2), *labels, v
+
+
 def from_scores(s: Tensor, dtype=torch.float64, scale: float = 1.0, target: Tensor | None = None) -> Problem:
     """The problem whose scores are scale · s, by unit vectors as candidates; without a target, arange(n) mod m."""
     n, m = s.shape

@@ -1,10 +1,22 @@
 """Operators at the edges: nothing to sum, one score above all, huge, tiny and non-finite ones."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from problems import CALLS, INF, LOG_WEIGHT_GRADIENT, Problem, check, evaluate, from_scores, moved, problem
+from problems import (
+    CALLS,
+    INF,
+    LOG_WEIGHT_GRADIENT,
+    Problem,
+    check,
+    evaluate,
+    excluded_log_weights,
+    from_scores,
+    moved,
+    problem,
+)
 
 from mi_ext import ops, reference
 
@@ -184,6 +196,14 @@ def test_large_log_weights(call, value, dtype):
     p = problem(30, 50, 5, "log-weights", dtype)
     p.exclusions[3][::4] = value
     check(call, p)
+
+
+@FLOATS
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "softplus"])
+@pytest.mark.parametrize("value", [INF, math.nan])
+def test_log_weights_of_excluded_candidates(call, value, dtype):
+    p = problem(30, 50, 5, "targets", dtype)
+    check(call, replace(p, exclusions=excluded_log_weights(30, 50, value)))
 
 
 @FLOATS

@@ -19,7 +19,7 @@ from joint_problems import (
     normal,
     problem,
 )
-from problems import DTYPES, LAYOUTS, laid_out, wide
+from problems import DTYPES, LAYOUTS, excluded_log_weights, laid_out, wide
 
 from mi_ext import _C, ops, reference
 
@@ -109,6 +109,15 @@ def test_nothing(call, layers, n, m, dtype):
     results = evaluate(ops, call, p)
     for name, value in evaluate(reference, call, p).items():
         torch.testing.assert_close(results[name].double(), value.double(), msg=lambda text, name=name: name + text)
+
+
+@one_thread
+@LAYERS
+@pytest.mark.parametrize("call", [call for call in CALLS if call not in ("softplus", "matrix")])
+@pytest.mark.parametrize("value", [INF, math.nan])
+def test_log_weights_of_excluded_candidates(call, value, layers):
+    p = problem(20, 41, 9, layers, dtype=torch.float32)
+    check(call, replace(p, exclusions=excluded_log_weights(20, 41, value)))
 
 
 @one_thread

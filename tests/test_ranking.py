@@ -1,10 +1,11 @@
 """Ranks of the positives and entropies of the weights: every instruction set and dtype, ties, edges, losses' stats."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from problems import DTYPES, EXCLUSIONS, INF, SHAPES, from_scores, laid_out, problem, wide
+from problems import DTYPES, EXCLUSIONS, INF, SHAPES, excluded_log_weights, from_scores, laid_out, problem, wide
 
 from mi_ext import DenseScores, DotScores, losses, ops, reference
 
@@ -107,6 +108,14 @@ def test_entropy_of_equal_and_of_single_weights(dtype):
     weight[3] = 5.0
     rank, entropy = ops.dot_ranking(x, y, 2.0, (target, None, None, weight))[3:1:-1]
     assert (rank == 1).all() and entropy.abs().max() < 1e-6
+
+
+@one_thread
+@FLOATS
+@pytest.mark.parametrize("value", [INF, math.nan])
+def test_log_weights_of_excluded_candidates(value, dtype):
+    p = problem(30, 50, 5, "targets", dtype)
+    check(replace(p, exclusions=excluded_log_weights(30, 50, value)))
 
 
 @one_thread

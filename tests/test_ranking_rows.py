@@ -1,12 +1,13 @@
 """Ranks and entropies of gathered and joint scores: every instruction set and dtype, threads, ties, edges."""
 
 import math
+from dataclasses import replace
 
 import gathered_problems
 import joint_problems
 import pytest
 import torch
-from problems import DTYPES, INF, moved, wide
+from problems import DTYPES, INF, excluded_log_weights, moved, wide
 
 from mi_ext import DenseScores, GatheredScores, JointScores, critics, ops, reference
 
@@ -80,6 +81,14 @@ def test_threads(threads):
             check_gathered(gathered_problems.gathered(*shape, kind))
     for layers, shape in [(1, (100, 300, 17)), (2, (7, 200, 9)), (1, (1, 50, 8))]:
         check_joint(joint_problems.problem(*shape, layers, "everything"))
+
+
+@one_thread
+@LAYERS
+@pytest.mark.parametrize("value", [INF, math.nan])
+def test_log_weights_of_excluded_candidates(value, layers):
+    p = joint_problems.problem(20, 41, 9, layers, dtype=torch.float32)
+    check_joint(replace(p, exclusions=excluded_log_weights(20, 41, value)))
 
 
 @one_thread

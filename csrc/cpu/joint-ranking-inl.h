@@ -58,8 +58,8 @@ struct JointRankingWalk {
     exclusions.apply(row, i, columns, out.positive);
     out.rank[i] += count_not_below(row, columns.size(), threshold[i]);
     if (const double* log_weight = p.exclusions.candidate_log_weight)
-      for (int64_t c = 0; c < columns.size(); c++)  // one of -inf was applied already
-        if (log_weight[columns.first + c] != -kInfinity) row[c] += static_cast<T>(log_weight[columns.first + c]);
+      for (int64_t c = 0; c < columns.size(); c++)  // no -inf + inf
+        if (row[c] != -kInfinity) row[c] += static_cast<T>(log_weight[columns.first + c]);
     row_sums[i] = merge(row_sums[i], entropy_sum_of_row(row, columns.size(), static_cast<T>(kLog2E)));
   }
 };

@@ -33,7 +33,7 @@ struct RowExclusions {
     if (e.candidate_log_weight)
       for (int64_t c = 0; c < count; c++) {
         const double v = e.candidate_log_weight[columns.first + c];
-        s[c] = v == -kInfinity ? kExcluded : s[c] + static_cast<T>(weights_add ? v : 0);
+        s[c] = v == -kInfinity || s[c] == kExcluded ? kExcluded : s[c] + static_cast<T>(weights_add ? v : 0);
       }
     for (int64_t c = count; c < padded<T>(count); c++) s[c] = kExcluded;
   }

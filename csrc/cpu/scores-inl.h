@@ -69,7 +69,7 @@ struct TileExclusions {
     if (side.log_weight) {
       const T weight = side.log_weight[j];
       if (weight == (weights_add ? -std::numeric_limits<T>::infinity() : T(0))) return excluded;
-      if (weights_add) score += weight;
+      if (weights_add) score = score == excluded ? excluded : score + weight;  // no -inf + inf
     }
     return score;
   }

@@ -29,11 +29,12 @@ struct RowPartitions {
   __device__ __forceinline__ void push(Tile<T>& s, const Pairs& pairs, Scalar first, Scalar second, int tile) {
 #pragma unroll
     for (int a = 0; a < T::kRowBlocks; a++) {
-      auto weight = [&](int b) { return kWeighted ? pairs.log_weight(tile, b) : Scalar(0); };
       Scalar highest[3], sum[3] = {};
 #pragma unroll
       for (int b = 0; b < Pairs::kCandidates; b++) {
-        const Scalar v = weight(b), x1 = Pairs::at(s, a, b, 0), x2 = Pairs::at(s, a, b, 1);
+        // NaN, where an excluded pair's v is infinite, is not the highest
+        const Scalar x1 = Pairs::at(s, a, b, 0), x2 = Pairs::at(s, a, b, 1),
+                     v = kWeighted ? pairs.log_weight(tile, b) : Scalar(0);
         const Scalar s2 = fma(x2, second, v), logs[3] = {fma(x1, first, v), s2, fma(x1, first, s2)};
 #pragma unroll
         for (int k = 0; k < 3; k++) highest[k] = b == 0 ? logs[k] : fmax(highest[k], logs[k]);
@@ -42,7 +43,8 @@ struct RowPartitions {
       for (int k = 0; k < 3; k++) highest[k] = fmin(fmax(part[k][a].reference, highest[k]), kHighest<T>);
 #pragma unroll
       for (int b = 0; b < Pairs::kCandidates; b++) {
-        const Scalar v = weight(b), x1 = Pairs::at(s, a, b, 0), x2 = Pairs::at(s, a, b, 1);
+        const Scalar x1 = Pairs::at(s, a, b, 0), x2 = Pairs::at(s, a, b, 1),
+                     v = pairs.template log_weight_beside<kWeighted>(x1, x2, tile, b);
         sum[0] += exp2_of(fma(x1, first, v - highest[0]));
         sum[1] += exp2_of(fma(x2, second, v - highest[1]));
         sum[2] += exp2_of(fma(x1, first, fma(x2, second, v - highest[2])));

@@ -54,11 +54,12 @@ PairwiseKernels pairwise_kernels_of(int weight_shift) {
        [](const ForwardParams& p, int splits, cudaStream_t stream) {
          return launch<Softplus>(pairwise_forward<Softplus, true>, p, splits, 1, stream);
        }},
-      [](const TwoSidedParams& p, int slots, int splits, cudaStream_t stream) {
-        return with_chunks<Forward>(typename Traits<Element>::Known{}, p.walk.row_bytes, [&]<class T>(T) {
-          return launch_on<Passing<T>>(dim3(slots, splits), pairwise_two_sided<Passing<T>>, p, stream);
-        });
-      },
+      {shape_of<Forward>,
+       [](const TwoSidedParams& p, int slots, int splits, cudaStream_t stream) {
+         return with_chunks<Forward>(typename Traits<Element>::Known{}, p.walk.row_bytes, [&]<class T>(T) {
+           return launch_on<Passing<T>>(dim3(slots, splits), pairwise_two_sided<Passing<T>>, p, stream);
+         });
+       }},
       {shape_of<typename Traits<Element>::WideGradient>, launch_gradient<Element>},
   };
 }

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kRowThreads)
     if (c >= block.columns) continue;
     s[q] = negatives(row, j, scores[c]);
     part.above += !(s[q] < threshold);
-    if (log_weight) s[q] += static_cast<Scalar>(log_weight[j]);
+    if (log_weight && s[q] != -kInfinity) s[q] += static_cast<Scalar>(log_weight[j]);  // no -inf + inf
     highest = fmax(highest, s[q]);
   }
   for (int mask = 16; mask > 0; mask /= 2) highest = fmax(highest, __shfl_xor_sync(~0u, highest, mask));

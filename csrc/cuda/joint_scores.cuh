@@ -33,10 +33,13 @@ struct Negatives {
     const Scalar tau = static_cast<Scalar>(clip);
     if (bias) s += static_cast<Scalar>(*bias);
     if (clip > 0) s = s > tau ? tau : s < -tau ? -tau : s;
-    const double v = exclusions.candidate_log_weight ? exclusions.candidate_log_weight[j] : 0;
-    const bool gone =
-        j == row.target || v == -kInfinity || (exclusions.query_label && row.label == exclusions.candidate_label[j]);
-    return gone ? static_cast<Scalar>(-kInfinity) : weights_add ? s + static_cast<Scalar>(v) : s;
+    bool gone = j == row.target || (exclusions.query_label && row.label == exclusions.candidate_label[j]);
+    if (exclusions.candidate_log_weight) {
+      const double v = exclusions.candidate_log_weight[j];
+      gone |= v == -kInfinity;
+      if (weights_add && s != -kInfinity) s += static_cast<Scalar>(v);  // no -inf + inf
+    }
+    return gone ? static_cast<Scalar>(-kInfinity) : s;
   }
 };
 
@@ -179,7 +182,7 @@ __global__ void __launch_bounds__(kRowThreads)
     if (c >= block.columns) break;
     const int64_t j = block.first_column + c;
     const Scalar s = negatives(row, j, scores[c]), u = factor ? factor[j] : Scalar(1);
-    const auto of = logistic(s, Scalar(1), exponential(s > 0 ? -s : s, Scalar(0)));
+    const auto of = logistic(s, Scalar(1), exponential(-fabs(s), Scalar(0)));
     value += u == 0 ? Scalar(0) : u * of.softplus;
     weight += u == 0 ? Scalar(0) : u * of.sigmoid;
     if (keep) scores[c] = u == 0 ? Scalar(0) : u * of.sigmoid;

@@ -1,16 +1,28 @@
 // Launches of walks over one element type.
 #pragma once
+#include <algorithm>
+
 #include "pairwise.h"
 #include "tile.cuh"
 
 namespace mi::cuda {
 
+// The most that kernels over T ask for, whatever d is: what one thread allows a kernel, another must not take back
+// before its launch.
+template <class T>
+int most_shared_bytes() {
+  int most = 0;
+  for (int chunks = 1; chunks <= T::kResident + 1; chunks++)
+    most = std::max(most, typename Ring<T>::Layout(chunks * kRowBytes).bytes());
+  return most;
+}
+
 template <class T, class Params>
 cudaError_t launch_on(dim3 grid, void (*kernel)(Params), const Params& p, cudaStream_t stream) {
-  const int bytes = typename Ring<T>::Layout(p.walk.row_bytes).bytes();
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared_bytes<T>());
   if (error != cudaSuccess) return error;
-  kernel<<<grid, kThreads, bytes, stream>>>(p);
+  kernel<<<grid, kThreads, typename Ring<T>::Layout(p.walk.row_bytes).bytes(), stream>>>(p);
   return cudaGetLastError();
 }
 template <class T, class Params>

@@ -18,6 +18,12 @@ struct ForwardKernel {
   cudaError_t (*run)(const ForwardParams&, int splits, cudaStream_t);
 };
 
+// The same for rows and columns at once: `slots` of blocks of threads take one block of rows after the other.
+struct TwoSidedKernel {
+  TileShape shape;
+  cudaError_t (*run)(const TwoSidedParams&, int slots, int splits, cudaStream_t);
+};
+
 // A kernel that sums products of weights and features.
 struct GradientKernel {
   TileShape shape;
@@ -28,7 +34,7 @@ struct PairwiseKernels {
   int scalar_bytes;
   int weight_shift;  // weights reach up to 2^weight_shift: float16 would flush small ones to zero
   ForwardKernel log_sum_exp, softplus;
-  cudaError_t (*two_sided)(const TwoSidedParams&, int slots, int splits, cudaStream_t);  // tiles as log_sum_exp
+  TwoSidedKernel two_sided;
   GradientKernel gradient;
 };
 
@@ -50,8 +56,9 @@ inline const PairwiseKernels& pairwise_kernels(Dtype dtype) {
 
 // By wgmma up to 256 features, for compute capability 9.0 alone; there where the library is compiled for sm_90a.
 struct WarpgroupKernels {
-  ForwardKernel log_sum_exp;
-  GradientKernel gradient;  // exponential weights
+  ForwardKernel log_sum_exp, softplus;
+  TwoSidedKernel two_sided;  // up to 192 features: registers hold no more beside the columns' sums
+  GradientKernel gradient;
 };
 extern const WarpgroupKernels bfloat16_warpgroup_kernels, float16_warpgroup_kernels;
 
@@ -69,9 +76,25 @@ inline const ForwardKernel& log_sum_exp_kernel(const DeviceDotProblem& p) {
   return kernels ? kernels->log_sum_exp : pairwise_kernels(p.dtype).log_sum_exp;
 }
 
+inline const TwoSidedKernel& two_sided_kernel(const DeviceDotProblem& p) {
+  const WarpgroupKernels* kernels = p.dim <= 192 ? warpgroup_kernels(p) : nullptr;
+  return kernels ? kernels->two_sided : pairwise_kernels(p.dtype).two_sided;
+}
+
+// Softplus sums without log-weights, in which all pairs count alike.
+inline const WarpgroupKernels* softplus_warpgroup_kernels(const DeviceDotProblem& p) {
+  return p.exclusions.candidate_log_weight ? nullptr : warpgroup_kernels(p);
+}
+
+inline const ForwardKernel& softplus_kernel(const DeviceDotProblem& p) {
+  const WarpgroupKernels* kernels = softplus_warpgroup_kernels(p);
+  return kernels ? kernels->softplus : pairwise_kernels(p.dtype).softplus;
+}
+
 inline const GradientKernel& gradient_kernel(const DeviceDotProblem& p, Weights weights) {
-  const WarpgroupKernels* kernels = warpgroup_kernels(p);
-  return kernels && weights != Weights::kSoftplus ? kernels->gradient : pairwise_kernels(p.dtype).gradient;
+  const WarpgroupKernels* kernels =
+      weights == Weights::kSoftplus ? softplus_warpgroup_kernels(p) : warpgroup_kernels(p);
+  return kernels ? kernels->gradient : pairwise_kernels(p.dtype).gradient;
 }
 
 }  // namespace mi::cuda

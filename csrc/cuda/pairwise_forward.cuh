@@ -25,7 +25,8 @@ struct RowLogSumExp {
   }
 
   // Scores are factor * s, factor > 0.
-  __device__ __forceinline__ void push(const Tile<T>& s, Scalar factor) {
+  __device__ __forceinline__ void push(const Tile<T>& s, Affine<Scalar> affine) {
+    const Scalar factor = affine.factor;
     Scalar sum[2 * T::kRowBlocks];
     bool behind = false;
 #pragma unroll
@@ -71,10 +72,17 @@ struct RowLogSumExp {
 template <class T>
 struct RowSoftplus {
   using Scalar = typename T::Scalar;
+  using Factors = Scalar[T::kColumnBlocks][2];  // u
   RowPart<Scalar> part[T::kRowBlocks][2] = {};
 
-  __device__ __forceinline__ void push(const Tile<T>& s, Affine<Scalar> affine,
-                                       const Scalar (&u)[T::kColumnBlocks][2]) {
+  // u = 1
+  __device__ __forceinline__ void push(const Tile<T>& s, Affine<Scalar> affine) {
+    Factors u;
+#pragma unroll
+    for (int k = 0; k < 2 * T::kColumnBlocks; k++) u[k / 2][k % 2] = 1;
+    push(s, affine, u);
+  }
+  __device__ __forceinline__ void push(const Tile<T>& s, Affine<Scalar> affine, const Factors& u) {
 #pragma unroll
     for (int k = 0; k < 2 * T::kRowBlocks; k++) {
       const int r = k / 2, h = k % 2;
@@ -123,20 +131,22 @@ __device__ __forceinline__ void write_sums(const Sums& sums, const ForwardParams
 }
 
 template <class T, bool kSoftplus>
+using RowSumsOf = std::conditional_t<kSoftplus, RowSoftplus<T>, RowLogSumExp<T>>;
+
+template <class T, bool kSoftplus>
 __global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_constant__ ForwardParams p) {
   using Scalar = typename T::Scalar;
-  using Sums = std::conditional_t<kSoftplus, RowSoftplus<T>, RowLogSumExp<T>>;
   extern __shared__ __align__(1024) unsigned char shared[];
   if (!has_undecided<T>(p)) return;
   Ring<T> ring(p.walk, shared);
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, kSoftplus);
   start_looks(ring, scores);
-  Sums sums;
+  RowSumsOf<T, kSoftplus> sums;
   walk_tiles(ring, place, [&](Tile<T>& s, int tile) {
     const Affine<Scalar> affine = finish_due(ring, scores, s, tile, p.positive);
     if constexpr (kSoftplus) {
-      Scalar u[T::kColumnBlocks][2];
+      typename RowSoftplus<T>::Factors u;
 #pragma unroll
       for (int k = 0; k < 2 * T::kColumnBlocks; k++)
         u[k / 2][k % 2] = p.walk.streamed.terms
@@ -144,7 +154,7 @@ __global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_consta
                               : Scalar(1);
       sums.push(s, affine, u);
     } else {
-      sums.push(s, affine.factor);
+      sums.push(s, affine);
     }
   });
   write_sums(sums, p, ring, place);

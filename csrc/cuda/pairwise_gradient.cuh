@@ -68,8 +68,8 @@ template <class T, class WeightsOf>
 __device__ __forceinline__ void weigh_tile(WeightRows<T> (&left)[T::kRowBlocks], Tile<T>& s, WeightsOf& weights,
                                            const Scores<T>& scores, Ring<T>& ring, int tile, double* positive,
                                            ProductsTile<T>& products) {
-  if (!WeightsOf::kTakesAny && tile < ring.plain) {
-    weights.take(left, s, scores.affine.factor, products);
+  if (WeightsOf::kTakes != Takes::kNothing && tile < ring.plain) {
+    weights.take(left, s, scores.affine, products);
     return;
   }
   Affine<typename T::Scalar> affine = scores.affine;
@@ -78,9 +78,9 @@ __device__ __forceinline__ void weigh_tile(WeightRows<T> (&left)[T::kRowBlocks],
     scores.finish(s, tile, positive);
     affine = {1, 0};
   }
-  if (weights.any_plain() && (WeightsOf::kOnline || !target)) {
-    weights.take(left, s, affine.factor, products);
-  } else if constexpr (!WeightsOf::kOnline) {
+  if (weights.any_plain() && (WeightsOf::kTakes == Takes::kEverything || !target)) {
+    weights.take(left, s, affine, products);
+  } else if constexpr (WeightsOf::kTakes != Takes::kEverything) {
     weights.apply(s, affine, tile);
     if (target) weights.set_positives(s, scores, tile);
 #pragma unroll

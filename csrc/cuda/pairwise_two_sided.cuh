@@ -115,9 +115,9 @@ struct alignas(TwoSidedSums<T>::kColumnsEach * sizeof(RowPart<typename T::Scalar
   }
 };
 
-// blockIdx.x is a slot: it takes every gridDim.x-th block of rows.
-template <class T>
-__global__ void __launch_bounds__(kThreads) pairwise_two_sided(const __grid_constant__ TwoSidedParams p) {
+// blockIdx.x is a slot: it takes every gridDim.x-th block of rows. walk(ring, place, visit), as walk_tiles.
+template <class T, class WalkOver>
+__device__ __forceinline__ void two_sided(const TwoSidedParams& p, WalkOver&& walk) {
   using Scalar = typename T::Scalar;
   extern __shared__ __align__(1024) unsigned char shared[];
   const Place<T> place;
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreads) pairwise_two_sided(const __grid_cons
     auto* at = reinterpret_cast<ColumnParts<T>*>(column_parts + ring.first_column(ring.tile));
     if (passed == 0)
       for (int k = 0; k < ring.last_tile() - ring.tile; k++) at[k * kNextTile] = ColumnParts<T>::none();
-    walk_tiles(ring, place, [&](Tile<T>& s, int tile) {
+    walk(ring, place, [&](Tile<T>& s, int tile) {
       ColumnParts<T> parts = *at;
       const Scalar factor = finish_due(ring, scores, s, tile, p.positive).factor;
       sums.push(s, factor);
@@ -151,6 +151,11 @@ __global__ void __launch_bounds__(kThreads) pairwise_two_sided(const __grid_cons
       return RowPart<Scalar>{sums.reference, sum};
     });
   }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) pairwise_two_sided(const __grid_constant__ TwoSidedParams p) {
+  two_sided<T>(p, [](Ring<T>& ring, const Place<T>& place, auto&& visit) { walk_tiles(ring, place, visit); });
 }
 
 }  // namespace mi::cuda

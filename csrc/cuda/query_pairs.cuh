@@ -71,6 +71,12 @@ struct QueryPairs {
   __device__ __forceinline__ Scalar log_weight(int tile, int b) const {
     return candidates(tile).log_weight[first_candidate() + candidate(b)];
   }
+  // v_j beside both scores of a pair: none where they are -inf, as an excluded pair's, for there is no -inf + inf.
+  template <bool kWeighted>
+  __device__ __forceinline__ Scalar log_weight_beside(Scalar s1, Scalar s2, int tile, int b) const {
+    constexpr Scalar kInf = static_cast<Scalar>(kInfinity);
+    return !kWeighted || (s1 == -kInf && s2 == -kInf) ? Scalar(0) : log_weight(tile, b);
+  }
 
   // The candidate that is the a-th query's positive, within the warp's tile; -1 where it is elsewhere.
   __device__ __forceinline__ int target(int tile, int a) const {

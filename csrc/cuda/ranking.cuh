@@ -34,7 +34,7 @@ struct RowRanking {
         const Scalar weight = walk.streamed.log_weight ? ring.streamed(tile).log_weight[column] : Scalar(0);
         x = weight == -kInf ? -kInf : x * factor;
         above += !(x < threshold);
-        x += weight;
+        if (x != -kInf) x += weight;  // no -inf + inf
         highest = fmax(highest, x);
       }
       part[k].above += above;

@@ -17,8 +17,7 @@ struct RowWalk {
 
   RowWalk(const Sides& sides, Reduction reduction, bool queries_own, Arena& arena)
       : sides(sides),
-        kernel(reduction == Reduction::kSoftplus ? pairwise_kernels(sides.p.dtype).softplus
-                                                 : log_sum_exp_kernel(sides.p)),
+        kernel(reduction == Reduction::kSoftplus ? softplus_kernel(sides.p) : log_sum_exp_kernel(sides.p)),
         queries_own(queries_own),
         splits(sides.splits(queries_own, kernel.shape)),
         rows(queries_own ? sides.p.n() : sides.p.m()),

@@ -159,7 +159,7 @@ struct Scores {
                           (walk.owner.label && label == streamed.label[at]);
         x = x * affine.factor + offset;
         if (clip > 0) x = x > clip ? clip : x < -clip ? -clip : x;
-        x = gone ? -kInf : x + weight;
+        x = gone || x == -kInf ? -kInf : x + weight;  // no -inf + inf
         if (q % 2 == 1) read_again();
       }
       if (positive && target >= 0 && (target & 6) == 2 * place.t && ring.first_row() + at_row < walk.owner.rows)

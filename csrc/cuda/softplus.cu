@@ -15,7 +15,7 @@ struct Plan {
         values(gradients.sides, Reduction::kSoftplus, true, arena) {}
 };
 
-// value = sum of all parts, weight = that of their derivatives.
+// value = sum of all parts, weight = that of their derivatives. normalizer null: in units of 1.
 template <class Scalar>
 __global__ void __launch_bounds__(kBlockThreads)
     sum_parts(const void* parts, int64_t count, const Normalizer* normalizer, double* value, double* weight) {
@@ -28,8 +28,9 @@ __global__ void __launch_bounds__(kBlockThreads)
     return RowPart<double>{a.reference + b.reference, a.sum + b.sum};
   });
   if (threadIdx.x == 0) {
-    *value = normalizer->unit * sum.reference;
-    *weight = normalizer->unit * sum.sum;
+    const double unit = normalizer ? normalizer->unit : 1;
+    *value = unit * sum.reference;
+    *weight = unit * sum.sum;
   }
 }
 
@@ -66,17 +67,19 @@ cudaError_t softplus_sum(const DeviceDotProblem& p, double* positive, double* va
 
   ForwardParams params = plan.values.params(positive);
   params.walk = without_log_weights(params.walk);
-  params.walk.streamed.terms = gradients.candidate_terms.terms;
+  if (log_weight) params.walk.streamed.terms = gradients.candidate_terms.terms;
   plan.values.run(queue, params);
   with_scalar(p.dtype, [&]<class Scalar>(Scalar) {
     queue.one_block(sum_parts<Scalar>, static_cast<const void*>(plan.values.parts),
-                    plan.values.rows * plan.values.count, gradients.normalizer, value, g.bias);
+                    plan.values.rows * plan.values.count,
+                    static_cast<const Normalizer*>(log_weight ? gradients.normalizer : nullptr), value, g.bias);
   });
 
   gradients.run(queue, g.scale, [&](const ProductWalk& walk, GradientParams params) {
     params.walk = without_log_weights(params.walk);
     params.owner_term = !walk.queries_own;
     params.streamed_term = walk.queries_own;
+    params.unit = &gradients.normalizer->unit;
     return params;
   });
   return queue.error;

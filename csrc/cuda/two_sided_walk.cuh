@@ -72,20 +72,20 @@ struct TwoSidedWalk {
 
   // A slot of blocks of threads takes one block of rows after the other, and has sums of the columns.
   static constexpr int64_t kMostSlots = 16;
-  const PairwiseKernels& kernels;
+  const TwoSidedKernel& kernel;
   int slots;
   Splits splits;
   Side rows, columns;
 
   TwoSidedWalk(const Sides& sides, Arena& arena)
-      : kernels(pairwise_kernels(sides.p.dtype)),
+      : kernel(two_sided_kernel(sides.p)),
         slots(slots_for(ceil_div(sides.p.n(), shape().rows))),
         splits(slots * shape().rows, sides.p.m(), shape(), sides.p.multiprocessors),
         rows(sides, true, splits.count * shape().parts, sides.p.n(), arena),
         columns(sides, false, slots * shape().column_parts, ceil_div(sides.p.m(), shape().columns) * shape().columns,
                 arena) {}
 
-  const TileShape& shape() const { return kernels.log_sum_exp.shape; }
+  const TileShape& shape() const { return kernel.shape; }
   static int slots_for(int64_t blocks) {
     return static_cast<int>(blocks == 0 ? 0 : ceil_div(blocks, ceil_div(blocks, kMostSlots)));
   }
@@ -93,7 +93,7 @@ struct TwoSidedWalk {
   void run(Queue& queue, double clip, double* positive, double* lse, double* column_lse) const {
     TwoSidedParams params{rows.again.sides.walk(true, splits), positive, rows.parts, columns.parts, columns.pitch};
     params.walk.clip = clip;
-    if (slots > 0) queue.run([&] { return kernels.two_sided(params, slots, splits.count, queue.stream); });
+    if (slots > 0) queue.run([&] { return kernel.run(params, slots, splits.count, queue.stream); });
     rows.join(queue, clip, lse);
     columns.join(queue, clip, column_lse);
   }

@@ -70,6 +70,7 @@ struct GradientParams {
   Walk walk;
   bool owner_term = false, streamed_term = false;
   const double* any_negative = nullptr;  // > 0: signs matter
+  const double* unit = nullptr;          // softplus: what weights are measured in
   double* positive = nullptr;            // [owner rows], as ForwardParams
   void* products = nullptr;              // Scalar [splits][owner rows][d], sum_j w_ij y_j
   void* parts = nullptr;                 // RowPart [splits][owner rows], online

@@ -67,9 +67,10 @@ __global__ void __launch_bounds__(kThreads) warpgroup_gradient(const __grid_cons
 
 template <class T>
 cudaError_t launch_warpgroup_gradient(Weights weights, const GradientParams& p, int splits, cudaStream_t stream) {
-  const auto kernel = weights == Weights::kOnline ? warpgroup_gradient<T, OnlineWeights<T>>
-                      : p.owner_term              ? warpgroup_gradient<T, FixedWeights<T, true, false>>
-                                                  : warpgroup_gradient<T, FixedWeights<T, false, true>>;
+  const auto kernel = weights == Weights::kOnline     ? warpgroup_gradient<T, OnlineWeights<T>>
+                      : weights == Weights::kSoftplus ? warpgroup_gradient<T, SigmoidWeights<T>>
+                      : p.owner_term                  ? warpgroup_gradient<T, FixedWeights<T, true, false>>
+                                                      : warpgroup_gradient<T, FixedWeights<T, false, true>>;
   return launch<T>(kernel, p, splits, 1, stream);
 }
 template <class T>

@@ -76,4 +76,19 @@ struct SharedRows {
 template <class T>
 using WarpgroupRows = std::conditional_t<T::kHoldsRows, HeldRows<T>, SharedRows<T>>;
 
+// As walk_tiles.
+template <class T, class Visit>
+__device__ __forceinline__ void walk_warpgroup_tiles(Ring<T>& ring, const Place<T>& place, Visit&& visit) {
+  const int last_tile = ring.last_tile();
+  int tile = ring.tile;
+  ring.start();
+  const WarpgroupRows<T> rows(ring, place);
+  for (; tile < last_tile; tile++) {
+    ring.advance();
+    Tile<T> s;
+    rows.multiply(s, ring);
+    visit(s, tile);
+  }
+}
+
 }  // namespace mi::cuda

@@ -12,6 +12,9 @@ using ProductsTile = typename T::Scalar[T::kRowBlocks][T::kValueChunks * T::kChu
 template <class T>
 using WeightRows = typename T::Math::template Weights<T::kColumnBlocks>;
 
+// What `take` of a kind of weights serves: of what is left each pair is looked at.
+enum class Takes { kNothing, kNoPositives, kEverything };
+
 // Sums, over the sides that have terms, of sign 2^(s - reference).
 template <class T, bool kOwnerTerm = true, bool kStreamedTerm = true>
 struct FixedWeights {
@@ -57,12 +60,13 @@ struct FixedWeights {
     return ring.streamed(tile).term[place.column + place.column_of(k / 2, k % 2)];
   }
 
-  static constexpr bool kOnline = false;
+  static constexpr Takes kTakes = Takes::kNoPositives;
   static constexpr bool kTakesAny = false;  // factor and offset, see Scores
 
   // Where all gradients are positive, and no positive is in the tile.
-  __device__ __forceinline__ void take(WeightRows<T> (&left)[T::kRowBlocks], const Tile<T>& s, Scalar factor,
+  __device__ __forceinline__ void take(WeightRows<T> (&left)[T::kRowBlocks], const Tile<T>& s, Affine<Scalar> affine,
                                        ProductsTile<T>&) const {
+    const Scalar factor = affine.factor;
     Scalar row[2 * T::kRowBlocks];
 #pragma unroll
     for (int k = 0; k < 2 * T::kRowBlocks; k++) row[k] = kOwnerTerm ? row_term(k, place).reference : Scalar(0);
@@ -147,6 +151,7 @@ struct SoftplusWeights : FixedWeights<T, kOwnerTerm, !kOwnerTerm> {
   using Scalar = typename T::Scalar;
   using FixedWeights<T, kOwnerTerm, !kOwnerTerm>::FixedWeights;
 
+  static constexpr Takes kTakes = Takes::kNothing;
   static constexpr bool kTakesAny = true;
 
   __device__ bool any_plain() const { return false; }
@@ -171,13 +176,44 @@ struct SoftplusWeights : FixedWeights<T, kOwnerTerm, !kOwnerTerm> {
   __device__ __forceinline__ void set_positives(Tile<T>&, const Scores<T>&, int) const {}
 };
 
+// sigmoid(s) of the negatives, in units of p.unit: all count alike.
+template <class T>
+struct SigmoidWeights {
+  using Scalar = typename T::Scalar;
+  static constexpr Takes kTakes = Takes::kEverything;
+  static constexpr bool kTakesAny = true;
+  Scalar unit;
+
+  __device__ SigmoidWeights(const GradientParams& p, const Ring<T>&, const Place<T>&)
+      : unit(static_cast<Scalar>(*p.unit)) {}
+
+  __device__ bool any_plain() const { return true; }
+  __device__ void fetch() const {}
+
+  __device__ __forceinline__ void take(WeightRows<T> (&left)[T::kRowBlocks], const Tile<T>& s, Affine<Scalar> affine,
+                                       ProductsTile<T>&) const {
+#pragma unroll
+    for (int r = 0; r < T::kRowBlocks; r++)
+#pragma unroll
+      for (int c = 0; c < T::kColumnBlocks; c++) {
+        Scalar w[4];
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+          w[e] = reciprocal(fma(exp2_of(fma(s[r][c][e], -affine.factor, -affine.offset)), unit, unit));
+        left[r].put(c, w);
+      }
+  }
+  __device__ __forceinline__ void finish() const {}
+};
+
 // 2^(s - r), r the row's running reference. Sums are rescaled when r rises, and r rises only where scores leave it
 // behind, which shows in their sum without a look at each: weights stay between 2^kHeadroom, that of the highest score
 // when r was set, and kHighestSum, which float16 can hold.
 template <class T>
 struct OnlineWeights {
   using Scalar = typename T::Scalar;
-  static constexpr bool kOnline = true, kTakesAny = false;
+  static constexpr Takes kTakes = Takes::kEverything;
+  static constexpr bool kTakesAny = false;
   static constexpr Scalar kHeadroom = 6, kHighestSum = 1 << 14;
   const GradientParams& p;
   const Ring<T>& ring;
@@ -193,8 +229,9 @@ struct OnlineWeights {
     for (int k = 0; k < 2 * T::kRowBlocks; k++) part[k / 2][k % 2] = {-kHighest<T>, 0};
   }
 
-  __device__ __forceinline__ void take(WeightRows<T> (&left)[T::kRowBlocks], const Tile<T>& s, Scalar factor,
+  __device__ __forceinline__ void take(WeightRows<T> (&left)[T::kRowBlocks], const Tile<T>& s, Affine<Scalar> affine,
                                        ProductsTile<T>& products) {
+    const Scalar factor = affine.factor;
 #pragma unroll
     for (int r = 0; r < T::kRowBlocks; r++) {
       Scalar sum[2];

@@ -76,8 +76,9 @@ cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void*
   return last_error;
 }
 cudaError_t cudaFuncSetAttribute(const void* host, cudaFuncAttribute attribute, int value) {
-  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) allowed_shared_bytes()[host] = value;
-  return cudaSuccess;
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+  const size_t allowed = allowed_shared_bytes().emplace(host, value).first->second;
+  return allowed == static_cast<size_t>(value) ? cudaSuccess : cudaErrorInvalidValue;  // a thread takes it from another
 }
 cudaError_t cudaGetLastError() {
   const cudaError_t error = last_error;

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from joint_problems import CALLS, INF, Expected, check, evaluate, from_scores, normal, problem
+from problems import excluded_log_weights
 
 from mi_ext import ops, reference
 
@@ -88,6 +89,14 @@ def test_non_finite_entries(name, layers, value):
         ours, truth = (evaluate(f, call, q, False) for f, q in ((ops, p), (reference, p.to(torch.float64))))
         for key, expected in truth.items():
             torch.testing.assert_close(ours[key].double(), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@LAYERS
+@pytest.mark.parametrize("call", [call for call in CALLS if call not in ("softplus", "matrix")])
+@pytest.mark.parametrize("value", [INF, math.nan])
+def test_log_weights_of_excluded_candidates(call, value, layers):
+    p = problem(20, 41, 9, layers, dtype=torch.float32)
+    check(call, replace(p, exclusions=excluded_log_weights(20, 41, value)))
 
 
 @LAYERS

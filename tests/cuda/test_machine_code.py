@@ -22,6 +22,7 @@ FORWARD, TWO_SIDED, ONLINE = ("pairwise_forward", "Lb0E"), ("pairwise_two_sided"
 OWN, STREAMED, BOTH = (
     ("FixedWeights", sides) for sides in ("Lb1ELb0E", "Lb0ELb1E", "Lb1ELb1E")
 )  # terms of the weights
+WARPGROUP_FORWARD = {"HGMMA": 16, "LDGSTS": 8, "MUFU.EX2": 64}  # 32 x 64
 WARPGROUP_GRADIENT = {"HGMMA": 16, "LDGSTS": 16, "MUFU.EX2": 64}  # 16 x 128
 DEEP = {"HGMMA": 24, "LDGSTS": 16, "MUFU.EX2": 32}  # 16 x 64, d = 256
 
@@ -94,15 +95,19 @@ def test_lanes_of_the_main_loop(d, names, shape, work, most_lanes, dtype, code):
 @pytest.mark.parametrize(
     "names,chunks,work,scores,most_lanes",
     [
-        (("warpgroup_forward",), 2, {"HGMMA": 16, "LDGSTS": 8, "MUFU.EX2": 64}, 32 * 64, 4.22),
+        (("warpgroup_forward", "ELb0E"), 2, WARPGROUP_FORWARD, 32 * 64, 4.22),
+        (("warpgroup_forward", "ELb1E"), 2, WARPGROUP_FORWARD, 32 * 64, 22.2),
+        (("warpgroup_two_sided",), 2, {**WARPGROUP_FORWARD, "MUFU.EX2": 64 + 1}, 32 * 64, 6.12),
         (("warpgroup_gradient", "OnlineWeights"), 2, WARPGROUP_GRADIENT, 16 * 128, 5.04),
         (("warpgroup_gradient", "Lb1ELb0E"), 2, WARPGROUP_GRADIENT, 16 * 128, 3.93),
         (("warpgroup_gradient", "Lb0ELb1E"), 2, WARPGROUP_GRADIENT, 16 * 128, 4.18),
         (("warpgroup_gradient", "Lb1ELb1E"), 2, {"HGMMA": 12, "LDGSTS": 8, "MUFU.EX2": 64}, 16 * 64, 8.1),
+        (("warpgroup_gradient", "SigmoidWeights"), 2, WARPGROUP_GRADIENT, 16 * 128, 5.94),
         (("warpgroup_gradient", "OnlineWeights"), 4, DEEP, 16 * 64, 7.69),
         (("warpgroup_gradient", "Lb1ELb0E"), 4, DEEP, 16 * 64, 6.44),
         (("warpgroup_gradient", "Lb0ELb1E"), 4, DEEP, 16 * 64, 6.69),
         (("warpgroup_gradient", "Lb1ELb1E"), 4, {**DEEP, "MUFU.EX2": 64}, 16 * 64, 9.79),
+        (("warpgroup_gradient", "SigmoidWeights"), 4, DEEP, 16 * 64, 8.29),
     ],
 )
 def test_turns_by_warpgroups(names, chunks, work, scores, most_lanes, dtype, code):
@@ -110,7 +115,7 @@ def test_turns_by_warpgroups(names, chunks, work, scores, most_lanes, dtype, cod
     passes the barrier behind which they are read, products are awaited before their use and before the next barrier."""
     kernels = [name for name in code if all(part in name for part in (*names, dtype))]
     assert all(counts(code[name], ["LDL", "STL", "HMMA"]) == (0, 0, 0) for name in kernels)
-    (kernel,) = (name for name in kernels if re.search(rf"Li{chunks}EE+NS|Li{chunks}EE+v", name))
+    (kernel,) = (name for name in kernels if re.search(rf"Li{chunks}EE+(NS|Lb|v)", name))
     turn = shortest_turn(code[kernel], work)
     assert 32 * len(turn) / scores <= most_lanes
     assert counts(turn, ["HGMMA", "MUFU.EX2"]) == (work["HGMMA"], work["MUFU.EX2"])

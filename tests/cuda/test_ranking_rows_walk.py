@@ -7,7 +7,7 @@ import joint_problems
 import pytest
 import torch
 from gathered_problems import KINDS, gathered
-from problems import DTYPES, INF, laid_out
+from problems import DTYPES, INF, excluded_log_weights, laid_out
 from ranking_walks import RankingWalks
 from test_ranking_rows import check_gathered, check_joint, joint_ranked, ranked
 
@@ -144,6 +144,13 @@ def test_an_index_outside_the_bank_makes_its_row_nan(outside):
     results, others = ranked(p, p.x), torch.arange(5) != 3
     assert results[0][3].isnan() and results[1][3].isnan()
     assert all(torch.equal(ours[others], expected[others]) for ours, expected in zip(results, truth, strict=True))
+
+
+@LAYERS
+@pytest.mark.parametrize("value", [INF, math.nan])
+def test_log_weights_of_excluded_candidates(value, layers):
+    p = joint_problems.problem(20, 41, 9, layers, dtype=torch.float32)
+    check_joint(replace(p, exclusions=excluded_log_weights(20, 41, value)))
 
 
 @LAYERS

@@ -1,10 +1,11 @@
 """Ranks, entropies and log-sum-exps on a simulated GPU: the tests of the CPU's operator, with another kernel below."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from problems import DTYPES, EXCLUSIONS, INF, from_scores, laid_out, problem
+from problems import DTYPES, EXCLUSIONS, INF, excluded_log_weights, from_scores, laid_out, problem
 from test_ranking import at, check
 
 from mi_ext import ops, reference
@@ -82,6 +83,13 @@ def test_everything_excluded(dtype):
     _, lse, entropy, rank = ops.dot_ranking(x, y, 2.0, exclusions)
     assert (rank == 1).all() and entropy.abs().max() < 1e-6
     torch.testing.assert_close(lse, torch.full_like(lse, 9.0))
+
+
+@FLOATS
+@pytest.mark.parametrize("value", [INF, math.nan])
+def test_log_weights_of_excluded_candidates(value, dtype):
+    p = problem(20, 70, 5, "targets", dtype)
+    check(replace(p, exclusions=excluded_log_weights(20, 70, value)))
 
 
 @FLOATS

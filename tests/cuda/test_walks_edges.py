@@ -1,10 +1,11 @@
 """Walks at the edges: nothing to sum, one score above all, huge and non-finite ones."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from problems import CALLS, INF, Problem, check, evaluate, from_scores, problem
+from problems import CALLS, INF, Problem, check, evaluate, excluded_log_weights, from_scores, problem
 
 from mi_ext import ops, reference
 
@@ -133,3 +134,11 @@ def test_small_weights_are_not_flushed(dtype, walks):
     ours = walks.dot_gradient(x, y, one, None, None, None, None, *statistics, True)
     for gradient, expected in zip(ours, truth, strict=False):
         assert (gradient - expected).norm() <= torch.finfo(dtype).eps * expected.norm()
+
+
+@FLOATS
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "softplus"])
+@pytest.mark.parametrize("value", [INF, math.nan])
+def test_log_weights_of_excluded_candidates(call, value, dtype):
+    p = problem(20, 70, 5, "targets", dtype)
+    check(call, replace(p, exclusions=excluded_log_weights(20, 70, value)))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from problems import INF, Problem, check, from_scores, problem
+from problems import INF, Problem, check, evaluate, from_scores, problem
 
 from mi_ext import ops, reference
 
@@ -37,10 +37,11 @@ def check_statistics(p: Problem, call="statistics with columns"):
 
 
 def kernels(walks) -> set[str]:
-    return {name for name in ("warpgroup_forward", "pairwise_forward") for s in walks.launches if name in s.kernel}
+    """The walks' kinds."""
+    return {kind for kind in ("warpgroup", "pairwise") for s in walks.launches if f"{kind}_" in s.kernel}
 
 
-GRADIENTS = ["statistics with columns", "cross-entropy, weighted", "log-partition"]
+GRADIENTS = ["statistics with columns", "cross-entropy, weighted", "log-partition", "softplus"]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -85,11 +86,45 @@ def test_gradients_stay_in_their_rows(dtype):
 
 def test_up_to_256_features_on_compute_capability_9_0(dtype, walks):
     where = [(90, 256, "warpgroup"), (90, 257, "pairwise"), (80, 8, "pairwise"), (100, 8, "pairwise")]
-    for capability, d, kernel in where:
-        walks.capability = capability
-        p = problem(4, 4, d, "plain", dtype)
-        ops.dot_statistics(p.x, p.y, p.scale, p.exclusions)
-        assert kernels(walks) == {f"{kernel}_forward"}, (capability, d)
+    for walks.capability, d, kind in where:
+        for call in ("statistics", "cross-entropy", "softplus"):
+            evaluate(ops, call, problem(4, 4, d, "plain", dtype))
+            assert kernels(walks) == {kind}, (call, walks.capability, d)
+
+
+def test_rows_and_columns_up_to_192_features(dtype, walks):
+    for d, kind in ((192, "warpgroup_two_sided"), (193, "pairwise_two_sided")):
+        evaluate(ops, "statistics with columns", problem(4, 4, d, "plain", dtype), frozenset())
+        assert sum(kind in s.kernel for s in walks.launches) == 1
+
+
+def test_softplus_sums_with_log_weights_go_by_mma(dtype, walks):
+    """There is a factor for each candidate."""
+    evaluate(ops, "softplus", problem(4, 40, 8, "log-weights", dtype), frozenset({"x"}))
+    assert kernels(walks) == {"pairwise"}
+
+
+@pytest.mark.parametrize("height", [10.0, 1000.0])
+def test_softplus_sums_of_high_and_low_scores(height, dtype):
+    """Nothing but the score where it is high, and e^s where it is low."""
+    for sign in (1, -1):
+        p = problem(20, 140, 40, "targets", dtype, sign * height)
+        check("softplus", Problem(p.x.abs(), p.y.abs(), p.scale, 0.3, p.exclusions, None))
+
+
+@pytest.mark.parametrize("value", [-INF, math.nan])
+def test_gradients_of_softplus_sums_stay_in_their_rows(value, dtype):
+    x, y = normal(70, 9).to(dtype), normal(20, 9, seed=1).abs().to(dtype)
+    x[3, 1] = value
+    x.requires_grad_()
+    total, _ = ops.dot_softplus_sum(x, y, 1.3, -0.7, NOTHING)
+    (dx,) = torch.autograd.grad(total, x)
+    assert dx[3].isnan().all() == math.isnan(value) and not dx[torch.arange(70) != 3].isnan().any()
+
+
+def test_more_rows_than_slots(dtype):
+    """A block of threads takes several blocks of rows, one after the other, and sums columns over them."""
+    check_statistics(problem(17 * 128 + 5, 66, 3, "targets", dtype))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

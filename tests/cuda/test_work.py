@@ -37,6 +37,17 @@ def statistics_by_warpgroups(walks, n, m):
     statistics(walks, n, m)
 
 
+def clip_by_warpgroups(walks, n, m):
+    walks.capability = 90
+    clip(walks, n, m)
+
+
+def softplus_by_warpgroups(walks, n, m):
+    walks.capability = 90
+    x, y, scale, *exclusions = embeddings(n, m)
+    walks.dot_softplus_sum(x, y, scale, torch.tensor(-0.7, dtype=torch.float64), *exclusions, True, False)
+
+
 def fused(walks, n, m):
     walks.dot_fused(*embeddings(n, m), full(n, 0.0), 0.0, 0.0, False, True)
 
@@ -57,6 +68,9 @@ def rows_and_columns(walks, n, m):
         (statistics, "pairwise_forward", 1, 7.95, 0.0785, 1.001),
         (clip, "pairwise_two_sided", 1, 10.5, 0.08, 1.016),
         (statistics_by_warpgroups, "warpgroup_forward", 1, 5.1, 0.0470, 1.001),
+        (clip_by_warpgroups, "warpgroup_two_sided", 1, 7.2, 0.0470, 1.016),
+        (softplus_by_warpgroups, "warpgroup_forward", 1, 25.7, 0.0470, 2),
+        (softplus_by_warpgroups, "SigmoidWeights", 2, 6.6, 0.0940, 2),
         (fused, "OnlineWeights", 2, 12.1, 0.172, 1.001),
         (fused, "FixedWeights", 2, 11.25, 0.18, 1),
         (rows_and_columns, "FixedWeights", 2, 15.2, 0.2151, 2),
@@ -67,6 +81,9 @@ def rows_and_columns(walks, n, m):
         "forward",
         "forward, rows and columns",
         "forward by warpgroups",
+        "forward, rows and columns, by warpgroups",
+        "softplus by warpgroups",
+        "gradient of softplus by warpgroups",
         "fused, queries",
         "fused, candidates",
         "rows and columns",

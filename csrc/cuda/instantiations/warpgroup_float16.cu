@@ -2,5 +2,7 @@
 #include "../warpgroup_gradient.cuh"
 
 namespace mi::cuda {
-const WarpgroupKernels float16_warpgroup_kernels = {warpgroup_log_sum_exp<__half>(), warpgroup_gradients<__half>()};
+const WarpgroupKernels float16_warpgroup_kernels = {warpgroup_rows<__half, false>(), warpgroup_rows<__half, true>(),
+                                                    warpgroup_rows_and_columns<__half>(),
+                                                    warpgroup_gradients<__half>()};
 }
