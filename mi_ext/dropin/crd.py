@@ -129,16 +129,16 @@ class ContrastMemory(nn.Module):
 
     def _exponentials(self, v: Tensor, bank: Tensor, index: Tensor, slot: int) -> Tensor:
         bank = bank.to(v.dtype, copy=True)  # its rows are updated before the backward pass
-        out = torch.exp(_GatheredProducts.apply(v, bank, index)[:, :, None] / self.temperature)
+        out = torch.exp(_BankProducts.apply(v, bank, index)[:, :, None] / self.temperature)
         return out / self.normalizer(slot, out.mean)
 
 
-class _GatheredProducts(Operator):
+class _BankProducts(Operator):
     """[n, k]: <x_i, bank[index_ik]>, the vectors of one query at a time; the gradient goes to x alone."""
 
     @staticmethod
     def forward(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
-        return _gathered_products(x, bank, index)
+        return _bank_products(x, bank, index)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -150,15 +150,15 @@ class _GatheredProducts(Operator):
         return nn.functional.embedding_bag(index, bank, per_sample_weights=upstream, mode="sum"), None, None
 
 
-@torch.library.custom_op("mi_ext::gathered_products", mutates_args=())
-def _gathered_products(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
+@torch.library.custom_op("mi_ext::bank_products", mutates_args=())
+def _bank_products(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
     out = x.new_empty(index.shape)
     for row, vector, place in zip(out, x, index, strict=True):
         torch.mv(bank.index_select(0, place), vector, out=row)
     return out
 
 
-@_gathered_products.register_fake
+@_bank_products.register_fake
 def _(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
     return x.new_empty(index.shape)
 
