@@ -69,7 +69,7 @@ class ContrastMemory(nn.Module):
     """e^{s_ik}/Z of v1 against the second memory and of v2 against the first: two of [n, K + 1, 1], positive first.
 
     Z = n_data · mean e^s over the first batch, then kept, without a gradient. Buffers as the original's: `params` =
-    [K, T, Z_v1, Z_v2, momentum], Z < 0 while unset, and `memory_v1`, `memory_v2` [outputSize, inputSize], the momentum
+    [K, T, Z_v1, Z_v2, momentum], Z < 0 while unset, which hold as they are loaded, K too, and `memory_v1`, `memory_v2` [outputSize, inputSize], the momentum
     averages of v1 and v2, of unit length, updated after use at every call. Does not normalise v1 and v2.
 
     forward(v1 [n, inputSize], v2 [n, inputSize], y int64 [n], idx=None): y names the items, idx int64 [n, K + 1] the
@@ -89,6 +89,7 @@ class ContrastMemory(nn.Module):
         bound = math.sqrt(3 / inputSize)
         self.register_buffer("memory_v1", torch.empty(outputSize, inputSize).uniform_(-bound, bound))
         self.register_buffer("memory_v2", torch.empty(outputSize, inputSize).uniform_(-bound, bound))
+        self.register_load_state_dict_post_hook(_loaded)
 
     @property
     def temperature(self) -> Tensor:
@@ -131,6 +132,10 @@ class ContrastMemory(nn.Module):
         bank = bank.to(v.dtype, copy=True)  # its rows are updated before the backward pass
         out = torch.exp(_BankProducts.apply(v, bank, index)[:, :, None] / self.temperature)
         return out / self.normalizer(slot, out.mean)
+
+
+def _loaded(memory: ContrastMemory, _: Any) -> None:
+    memory.K = int(memory.params[0])  # read here, since reading it at every call would break a compiled graph
 
 
 class _BankProducts(Operator):
