@@ -69,8 +69,9 @@ class ContrastMemory(nn.Module):
     """e^{s_ik}/Z of v1 against the second memory and of v2 against the first: two of [n, K + 1, 1], positive first.
 
     Z = n_data · mean e^s over the first batch, then kept, without a gradient. Buffers as the original's: `params` =
-    [K, T, Z_v1, Z_v2, momentum], Z < 0 while unset, which hold as they are loaded, K too, and `memory_v1`, `memory_v2` [outputSize, inputSize], the momentum
-    averages of v1 and v2, of unit length, updated after use at every call. Does not normalise v1 and v2.
+    [K, T, Z_v1, Z_v2, momentum], Z < 0 while unset, of which all hold once loaded, K too; and `memory_v1`, `memory_v2`
+    [outputSize, inputSize], the momentum averages of v1 and v2, of unit length, updated after use at every call. Does
+    not normalise v1 and v2.
 
     forward(v1 [n, inputSize], v2 [n, inputSize], y int64 [n], idx=None): y names the items, idx int64 [n, K + 1] the
     rows to compare with, idx[:, 0] = y; by default the others are drawn uniformly from all items. Kept for the backward
