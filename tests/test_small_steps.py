@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mi_ext.log_domain import softplus
 from mi_ext.losses.base import unit_vectors
@@ -14,6 +16,7 @@ def rows(dtype=torch.float64):
     z = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     z[1] = 0
     z[2] *= 1e-5
+    z[3] *= 1e-13
     return z.to(dtype).requires_grad_()
 
 
@@ -34,9 +37,47 @@ def test_unit_vectors_are_those_of_torch_with_both_derivatives():
 
 
 def test_unit_vectors_pass_gradcheck():
-    z = rows()[3:].detach().requires_grad_()
+    z = rows()[4:].detach().requires_grad_()
     assert torch.autograd.gradcheck(unit_vectors, z)
     assert torch.autograd.gradgradcheck(unit_vectors, z)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_of_rows_shorter_than_the_shortest_length(dtype):
+    """u = z/ε there: no component of the gradient is projected out."""
+    z = torch.tensor([[3e-13, -4e-13]], dtype=dtype, requires_grad=True)
+    upstream = torch.tensor([[2.0, 1.0]], dtype=dtype)
+    (gradient,) = torch.autograd.grad(unit_vectors(z), z, upstream)
+    torch.testing.assert_close(gradient, upstream / 1e-12)
+
+
+def test_unit_vectors_under_transforms():
+    z, tangent = rows()[4:].detach(), rows()[:2].detach()
+    batch = torch.stack([z, 2 * z + 1, tangent + 1])
+
+    def torch_s(z):
+        return F.normalize(z, dim=-1)
+
+    close = torch.testing.assert_close
+    close(torch.func.vmap(unit_vectors)(batch), torch_s(batch))
+    close(torch.func.jvp(unit_vectors, (z,), (tangent,)), torch.func.jvp(torch_s, (z,), (tangent,)))
+    close(torch.func.hessian(lambda z: unit_vectors(z).sum())(z), torch.func.hessian(lambda z: torch_s(z).sum())(z))
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(unit_vectors(forward_ad.make_dual(z, tangent)))
+    close(tuple(found), torch.func.jvp(torch_s, (z,), (tangent,)))
+
+
+def test_vmap_of_unit_vectors_is_no_loop():
+    operations = []
+
+    class Counted(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            operations.append(function)
+            return function(*args, **(kwargs or {}))
+
+    with Counted():
+        torch.func.vmap(unit_vectors)(torch.randn(50, 4, 3))
+    assert len(operations) < 50
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -55,7 +55,7 @@ class _EqualPairLoss(Operator):
         return *(scaled(g, upstream, t) for g, t in zip(gradients, inputs, strict=True)), None, None, None, None
 
 
-@torch.library.custom_op("mi_ext::equal_pair_loss", mutates_args=())
+@torch.library.custom_op("mi_ext::equal_pair_loss", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def _walk(
     x: Tensor,
     y: Tensor,
@@ -67,7 +67,8 @@ def _walk(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows and columns in the order of their labels, so that the pairs of a block of rows lie in a run of columns.
 
-    One operator for torch.compile and export, whose shapes do not depend on how many pairs there are.
+    One operator for torch.compile and export, whose shapes do not depend on how many pairs there are. It waits for a
+    GPU, to know its blocks, which the capture of a CUDA graph forbids: hence its tag.
     """
     row, column = labels.argsort(), ref_labels.argsort()
     label, ref_label = labels[row], ref_labels[column]

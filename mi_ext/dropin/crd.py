@@ -69,8 +69,9 @@ class ContrastMemory(nn.Module):
     """e^{s_ik}/Z of v1 against the second memory and of v2 against the first: two of [n, K + 1, 1], positive first.
 
     Z = n_data · mean e^s over the first batch, then kept, without a gradient. Buffers as the original's: `params` =
-    [K, T, Z_v1, Z_v2, momentum], Z < 0 while unset, and `memory_v1`, `memory_v2` [outputSize, inputSize], the momentum
-    averages of v1 and v2, of unit length, updated after use at every call. Does not normalise v1 and v2.
+    [K, T, Z_v1, Z_v2, momentum], Z < 0 while unset, of which all hold once loaded, K too; and `memory_v1`, `memory_v2`
+    [outputSize, inputSize], the momentum averages of v1 and v2, of unit length, updated after use at every call. Does
+    not normalise v1 and v2.
 
     forward(v1 [n, inputSize], v2 [n, inputSize], y int64 [n], idx=None): y names the items, idx int64 [n, K + 1] the
     rows to compare with, idx[:, 0] = y; by default the others are drawn uniformly from all items. Kept for the backward
@@ -89,6 +90,7 @@ class ContrastMemory(nn.Module):
         bound = math.sqrt(3 / inputSize)
         self.register_buffer("memory_v1", torch.empty(outputSize, inputSize).uniform_(-bound, bound))
         self.register_buffer("memory_v2", torch.empty(outputSize, inputSize).uniform_(-bound, bound))
+        self.register_load_state_dict_post_hook(_loaded)
 
     @property
     def temperature(self) -> Tensor:
@@ -129,16 +131,20 @@ class ContrastMemory(nn.Module):
 
     def _exponentials(self, v: Tensor, bank: Tensor, index: Tensor, slot: int) -> Tensor:
         bank = bank.to(v.dtype, copy=True)  # its rows are updated before the backward pass
-        out = torch.exp(_GatheredProducts.apply(v, bank, index)[:, :, None] / self.temperature)
+        out = torch.exp(_BankProducts.apply(v, bank, index)[:, :, None] / self.temperature)
         return out / self.normalizer(slot, out.mean)
 
 
-class _GatheredProducts(Operator):
+def _loaded(memory: ContrastMemory, _: Any) -> None:
+    memory.K = int(memory.params[0])  # read here, since reading it at every call would break a compiled graph
+
+
+class _BankProducts(Operator):
     """[n, k]: <x_i, bank[index_ik]>, the vectors of one query at a time; the gradient goes to x alone."""
 
     @staticmethod
     def forward(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
-        return _gathered_products(x, bank, index)
+        return _bank_products(x, bank, index)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -150,15 +156,15 @@ class _GatheredProducts(Operator):
         return nn.functional.embedding_bag(index, bank, per_sample_weights=upstream, mode="sum"), None, None
 
 
-@torch.library.custom_op("mi_ext::gathered_products", mutates_args=())
-def _gathered_products(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
+@torch.library.custom_op("mi_ext::bank_products", mutates_args=())
+def _bank_products(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
     out = x.new_empty(index.shape)
     for row, vector, place in zip(out, x, index, strict=True):
         torch.mv(bank.index_select(0, place), vector, out=row)
     return out
 
 
-@_gathered_products.register_fake
+@_bank_products.register_fake
 def _(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
     return x.new_empty(index.shape)
 

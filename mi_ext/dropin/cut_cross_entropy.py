@@ -53,7 +53,8 @@ def linear_cross_entropy(
     backward pass. Gradients are exact and accumulated in at least float32: filter_*, accum_* and impl change nothing.
 
     AssertionError for shapes of e, c and targets that do not fit, ValueError for a shift out of range or an unknown
-    reduction, IndexError for a target out of range, NotImplementedError for an unknown impl and vocab_parallel_options.
+    reduction, IndexError for a target out of range, NotImplementedError for an unknown impl and vocab_parallel_options,
+    RuntimeError for a second derivative with a softcap.
     """
     shift = _check(e, c, targets, bias, reduction, shift, impl, vocab_parallel_options)
     if shift > 0:

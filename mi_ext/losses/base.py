@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from .. import validation
@@ -38,18 +39,28 @@ class ContrastiveLoss(nn.Module):
 
 
 def unit_vectors(z: Tensor) -> Tensor:
-    """[..., d], each divided by its length; lengths in at least float32, since 1e-12 is 0 in float16."""
+    """[..., d], each divided by its length; lengths in at least float32, since 1e-12 is 0 in float16.
+
+    The result is kept for the backward pass, which raises if it was changed in place.
+    """
     wide = cast(z, torch.promote_types(z.dtype, torch.float32))
-    if torch.compiler.is_compiling():  # and so making one operation of many
+    if _is_transformed():
         return cast(F.normalize(wide, dim=-1, eps=_SHORTEST), z.dtype)
     return cast(_UnitVectors.apply(wide)[0], z.dtype)
+
+
+def _is_transformed() -> bool:
+    """By torch.compile, which makes one operation of many, or torch.func or forward-mode AD, which know F.normalize."""
+    return (
+        torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
 
 
 class _UnitVectors(Operator):
     """Outputs (u, r): u = z/r, r = max(|z|, ε), as F.normalize.
 
-    The gradient, dz = (du − u <u, du>)/r, is four operations, where that of F.normalize is fifteen: they take longer
-    than the scores of a small batch. It is also that of rows shorter than ε, which have no direction to keep.
+    The gradient, dz = (du − u <u, du> [r > ε])/r, is five operations, where that of F.normalize is fifteen: they take
+    longer than the scores of a small batch.
     """
 
     @staticmethod
@@ -70,6 +81,7 @@ class _UnitVectors(Operator):
         projection = (unit * upstream).sum(-1, keepdim=True)
         if length_upstream is not None:
             projection = projection - length * length_upstream
+        projection = torch.ops.aten.threshold_backward(projection, length, _SHORTEST)  # 0 where r is ε whatever z is
         return torch.addcmul(upstream, unit, projection, value=-1) / length
 
 

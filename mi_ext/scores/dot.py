@@ -174,7 +174,7 @@ class DotScores(SharedColumnScores):
 
     def _fuses(self, a: Weight, b: Weight) -> bool:
         """One pass gives value and gradient: for constant log-weights, unless the statistics are already there."""
-        varies = isinstance(b, Tensor) and (b.dim() > 0 or ops.autograd.asks_for_gradient(b))
+        varies = isinstance(b, Tensor) and (b.dim() > 0 or asks_for_gradient(b))
         return not (isinstance(a, Tensor) or varies or self._has_statistics())
 
     def _as_log_weight(self, b: Weight) -> tuple[reference.Exclusion, float]:

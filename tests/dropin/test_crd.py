@@ -202,6 +202,19 @@ def test_negatives_are_drawn_uniformly_when_none_are_given():
     assert loss.shape == (1,) and loss.isfinite().all()
 
 
+def test_a_loaded_state_says_how_many_negatives_are_drawn():
+    saved, ours = CRDLoss(options(nce_k=11)), CRDLoss(options(nce_k=3))
+    ours.load_state_dict(saved.state_dict())
+    y = torch.tensor([3, 7])
+    assert ours.contrast.rows(y, None).shape == (2, 12)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        drawn = ours.contrast.rows(y, None)
+    f_s, f_t = torch.randn(2, 4), torch.randn(2, 7)
+    torch.manual_seed(1)
+    torch.testing.assert_close(ours(f_s, f_t, y), saved(f_s, f_t, y, drawn))
+
+
 def test_what_is_kept():
     """The loss: nothing with n·K numbers; the likelihoods: no n·K vectors."""
     n, k, size, width = 64, 4096, 2000, 32

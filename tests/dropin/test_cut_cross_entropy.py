@@ -206,10 +206,51 @@ def test_second_derivative_of_a_softcap_is_an_error():
         gradient.sum().backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_softcap_keeps_its_inputs_as_they_are(dtype):
+    inputs = problem((64,), dtype=dtype)
+    leaves = {k: t.requires_grad_(t.is_floating_point()) for k, t in inputs.items()}
+    expected = sum(t.numel() * t.element_size() for t in leaves.values())
+    assert saved_bytes(lambda: linear_cross_entropy(**leaves, softcap=1.5, reduction="none")) == expected
+
+
+GRADIENTS_ASKED = [list(asked) for asked in itertools.product((True, False), repeat=3) if any(asked)]
+
+
+@pytest.mark.parametrize("asked", GRADIENTS_ASKED, ids=str)
+def test_gradients_that_nobody_asks_for_are_not_made(asked, monkeypatch):
+    """They change no others, whose dtypes are those of the inputs."""
+    inputs = problem((5,))
+    inputs |= {"e": inputs["e"].bfloat16(), "c": inputs["c"].float()}
+    all_three = evaluate(functools.partial(linear_cross_entropy, softcap=1.5), inputs, WANTED)
+    made, gradient = [], _capped._gradient
+
+    def recorded(*arguments):
+        made.extend(t.numel() > 0 for t in gradient(*arguments))
+        return gradient(*arguments)
+
+    monkeypatch.setattr(_capped, "_gradient", recorded)
+    wanted = tuple(itertools.compress(WANTED, asked))
+    found = evaluate(functools.partial(linear_cross_entropy, softcap=1.5), inputs, wanted)
+    assert made == asked
+    assert [t.dtype for t in found[1:]] == [inputs[name].dtype for name in wanted]
+    torch.testing.assert_close(found, [all_three[0], *itertools.compress(all_three[1:], asked)])
+
+
+@pytest.mark.parametrize("asked", [[True, True], [True, False], [False, True], [False, False]], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
-def test_shapes_of_the_operators_for_tracing(bias):
+def test_shapes_of_the_operators_for_tracing(bias, asked):
     inputs = problem((5,), bias, torch.float32)
-    arguments = inputs["e"], inputs["c"], inputs["bias"], inputs["targets"], 1.5
+    arguments = inputs["e"].bfloat16(), inputs["c"], inputs["bias"], inputs["targets"], 1.5
     tests = "test_schema", "test_faketensor"
     torch.library.opcheck(_capped._value, arguments, test_utils=tests)
-    torch.library.opcheck(_capped._gradient, (*arguments, torch.randn(2, 5)), test_utils=tests)
+    torch.library.opcheck(_capped._gradient, (*arguments, torch.randn(2, 5), [*asked, bias]), test_utils=tests)
+
+
+def test_a_frozen_classifier_with_a_softcap_compiles():
+    """One graph that leaves the gradient of c out."""
+    torch._dynamo.reset()
+    inputs = problem((5,), dtype=torch.float32)
+    call = functools.partial(linear_cross_entropy, softcap=1.5)
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(evaluate(compiled, inputs, ("e",)), evaluate(call, inputs, ("e",)))

@@ -285,3 +285,7 @@ def test_shapes_of_the_operator_for_tracing(gradient):
     x, y, lse = embeddings(6, dtype=torch.float32), embeddings(9, dtype=torch.bfloat16), torch.randn(6).double()
     arguments = x, y, lse, labels(6, 2), labels(9, 2), torch.arange(6), gradient
     torch.library.opcheck(_equal_pairs._walk, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_operator_that_waits_for_a_gpu_says_so_to_cuda_graphs():
+    assert torch.Tag.cudagraph_unsafe in torch.ops.mi_ext.equal_pair_loss.default.tags
