@@ -83,7 +83,7 @@ def double(value, like: Tensor) -> Tensor:
 
 
 def cast(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """t.to(dtype), which takes ten times as long to find that there is nothing to do."""
+    """t.to(dtype), without a call of torch where there is nothing to do."""
     return t if t.dtype == dtype else t.to(dtype)
 
 
