@@ -45,5 +45,8 @@ PYBIND11_MODULE(_C, module) {
       "peak_flops", [](int threads, int64_t steps) { return mi::cpu_kernels().peak_flops(threads, steps); },
       pybind11::arg("threads"), pybind11::arg("steps") = 4000000,
       "float32 flop/s of multiply-adds between registers on `threads` threads: the ceiling for every kernel.");
+  module.def(
+      "split_always", &mi::set_split_always, pybind11::arg("always"),
+      "Where an instruction set makes float32 products of bfloat16 parts, for large problems: for all; for tests.");
   module.def("set_isa", &set_isa, pybind11::arg("name"), "Use another instruction set; for tests and benchmarks.");
 }

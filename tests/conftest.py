@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import DEVICES, on
+from problems import DEVICES, ISAS, PARTS, on
 
 from mi_ext import _C
 
@@ -31,15 +31,26 @@ def device(request):
         yield request.param
 
 
-@pytest.fixture(params=_C.available_isas())
+@pytest.fixture(params=[False, True] if any(PARTS in isa for isa in ISAS) else [False], ids=["", "by parts"])
+def parts(request):
+    """Float32 products made of bfloat16 parts, where AMX is there, however small the problem."""
+    _C.split_always(request.param)
+    yield
+    _C.split_always(False)
+
+
+@pytest.fixture(params=ISAS)
 def isa(request):
-    """An instruction set of the CPU; where a test asks for it, "cuda": the device."""
+    """An instruction set of the CPU, by parts or not; where a test asks for it, "cuda": the device."""
     if request.param == "cuda":
         with on("cuda"):
             yield "cuda"
         return
     before = _C.isa()
-    _C.set_isa(request.param)
-    assert _C.isa() == request.param
+    name = request.param.removesuffix(PARTS)
+    _C.set_isa(name)
+    _C.split_always(request.param != name)
+    assert _C.isa() == name
     yield request.param
+    _C.split_always(False)
     _C.set_isa(before)

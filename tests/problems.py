@@ -22,10 +22,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mi_ext import ops, reference
+from mi_ext import _C, ops, reference
 
 INF = math.inf
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+# With AMX, large float32 products are made of bfloat16 parts; of "by parts", small ones too.
+PARTS = ", by parts"
+ISAS = [*_C.available_isas(), *(isa + PARTS for isa in _C.available_isas() if isa.endswith("+amx"))]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 # (n, m, d), ragged against every block of the engine: vectors, tiles of 6, blocks of 96, chunks of 64.

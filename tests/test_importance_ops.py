@@ -9,7 +9,7 @@ from problems import INF, problem
 from mi_ext import ops, reference
 
 raw = torch.ops.mi_ext
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "parts")
 OPERATORS = ["importance_statistics", "importance_fused", "importance_gradient"]
 WEIGHTS = [(0.4, 0.7, 1.2), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)]
 

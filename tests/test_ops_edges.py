@@ -20,7 +20,7 @@ from problems import (
 
 from mi_ext import ops, reference
 
-pytestmark = pytest.mark.usefixtures("one_thread", "device")
+pytestmark = pytest.mark.usefixtures("one_thread", "device", "parts")
 FLOATS = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 EVERY_CALL = pytest.mark.parametrize("call", CALLS)
 

@@ -8,6 +8,7 @@ from problems import (
     DEVICES,
     DTYPES,
     EXCLUSIONS,
+    ISAS,
     LAYOUTS,
     LOG_WEIGHT_GRADIENT,
     SHAPES,
@@ -23,7 +24,7 @@ from problems import (
 from mi_ext import _C, ops
 
 BFLOAT16_PRODUCTS = [isa for isa in _C.available_isas() if isa.endswith(("+bf16", "+amx"))]
-COMPLETE = [isa for isa in _C.available_isas() if isa not in BFLOAT16_PRODUCTS]
+COMPLETE = [isa for isa in ISAS if isa not in BFLOAT16_PRODUCTS]
 GPU = DEVICES[1:]
 FUSED = [call for call in CALLS if call.startswith(("cross-entropy", "log-partition"))]
 one_thread = pytest.mark.usefixtures("one_thread")

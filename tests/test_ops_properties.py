@@ -10,7 +10,7 @@ from problems import CALLS, EXCLUSIONS, Problem, evaluate, problem
 
 from mi_ext import ops
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "parts")
 PROBLEMS = st.builds(
     problem,
     n=st.integers(1, 40),

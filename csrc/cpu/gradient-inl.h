@@ -114,8 +114,8 @@ template <class T>
 struct GradientWalk {
   struct Slot : BlockProducts<T> {
     TransposedQueries<T> transposed;
-    T* weights = nullptr;                    // E [kCandidateBlock][kQueryBlock]
-    T* weighted = nullptr;                   // c x, in panels
+    T* weights = nullptr;  // E [kCandidateBlock][kQueryBlock]
+    GradientProducts<T> gradient;
     T *lane_a = nullptr, *lane_b = nullptr;  // [kQueryBlock] the weights' own state
   };
 
@@ -141,7 +141,7 @@ struct GradientWalk {
       slots[s].place(p, arena);
       slots[s].transposed.place(p, arena);
       slots[s].weights = arena.take<T>(kCandidateBlock * kQueryBlock);
-      slots[s].weighted = arena.take<T>(kQueryBlock * round_up(width, kChunk));
+      slots[s].gradient.place(p, g.candidates, arena);
       slots[s].lane_a = arena.take<T>(kQueryBlock);
       slots[s].lane_b = arena.take<T>(kQueryBlock);
     }
@@ -182,21 +182,22 @@ struct GradientWalk {
     const BlockScores<T> scores{
         p.dim, candidates, slot.transposed, {side, slot.queries, bias, T(0), !weights_multiply}};
     const auto weights = begin(s);
-    if (g.candidates) weigh_queries(slot.queries, slot.coefficient, slot.weighted);
+    if (g.candidates) slot.gradient.weigh(slot.queries, slot.coefficient);
     std::memset(slot.products, 0, slot.queries.rows * width * sizeof(T));
     for (int64_t first = columns.first; first < columns.last; first += kCandidateBlock) {
       const int64_t last = smaller(first + kCandidateBlock, columns.last);
       for_score_tiles(
-          slot.queries, first, last,
+          scores, first, last,
           [&](auto tile_rows, auto vectors, int64_t j, int64_t vector) {
             weight_tile<T, std::decay_t<decltype(weights)>, tile_rows(), vectors()>(
                 scores, weights, j, vector, slot.weights + (j - first) * kQueryBlock);
           },
           [&](int64_t) { fold(s); });
-      if (g.queries) add_query_products(slot.weights, candidates, first, last - first, slot.queries, slot.products);
+      if (g.queries)
+        slot.gradient.add_to_queries(slot.weights, candidates, first, last - first, slot.queries, slot.products);
       if (g.candidates)
-        add_candidate_products(slot.weights, slot.weighted, last - first, slot.queries,
-                               candidate_sums[grid.group(s)].sums + first * width, width);
+        slot.gradient.add_to_candidates(slot.weights, last - first, slot.queries,
+                                        candidate_sums[grid.group(s)].sums + first * width, width);
     }
   }
 

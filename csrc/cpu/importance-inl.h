@@ -16,8 +16,8 @@ template <class T>
 struct ImportanceWalk {
   struct Side : BlockProducts<T> {  // c = 1: the weights are G
     TransposedQueries<T> transposed;
-    T* weights = nullptr;   // G [kProductGroup][kQueryBlock], where no exponentials are kept
-    T* weighted = nullptr;  // scale x, by chunks
+    T* weights = nullptr;  // G [kProductGroup][kQueryBlock], where no exponentials are kept
+    GradientProducts<T> gradient;
   };
   struct Slot {
     RowSums<T> sums[3];
@@ -83,7 +83,7 @@ struct ImportanceWalk {
     side.transposed.place(problem, arena);
     if (g == nullptr) return;
     if (!keep) side.weights = arena.take<T>(kProductGroup * kQueryBlock);
-    side.weighted = arena.take<T>(kQueryBlock * round_up(width, kChunk));
+    side.gradient.place(problem, g->candidates, arena);
   }
 
   void prepare(int s) {
@@ -137,7 +137,7 @@ struct ImportanceWalk {
     const Range columns = grid.candidates(s);
     for (const RowSums<T>& sums : slot.sums) sums.clear();
     for_score_tiles(
-        sides[0][s].queries, columns.first, columns.last,
+        scores, columns.first, columns.last,
         [&](auto tile_rows, auto vectors, int64_t j, int64_t vector) {
           const auto tile = keep ? importance_sum_tile<true, T, tile_rows(), vectors()>
                                  : importance_sum_tile<false, T, tile_rows(), vectors()>;
@@ -173,7 +173,7 @@ struct ImportanceWalk {
     }
     for (int h = 0; h < 2; h++) {
       const Side& side = sides[h][s];
-      if (g->candidates && slot.factors.flows[h]) weigh_queries(side.queries, side.coefficient, side.weighted);
+      if (g->candidates && slot.factors.flows[h]) side.gradient.weigh(side.queries, side.coefficient);
       std::memset(side.products, 0, side.queries.rows * width * sizeof(T));
     }
     const Range columns = grid.candidates(s);
@@ -191,7 +191,7 @@ struct ImportanceWalk {
                          slot.kept[2] + kept_row * kQueryBlock);
     else
       for_score_tiles(
-          sides[0][s].queries, first, first + count,
+          scores, first, first + count,
           [&](auto tile_rows, auto vectors, int64_t j, int64_t vector) {
             const int64_t row = (j - first) * kQueryBlock;
             importance_weight_tile<T, tile_rows(), vectors()>(scores, slot.factors, j, vector, weights[0] + row,
@@ -201,10 +201,10 @@ struct ImportanceWalk {
     for (int h = 0; h < 2; h++) {
       const Side& side = sides[h][s];
       if (!slot.factors.flows[h]) continue;
-      add_query_products(weights[h], candidates, first, count, side.queries, side.products);
+      side.gradient.add_to_queries(weights[h], candidates, first, count, side.queries, side.products);
       if (g->candidates)
-        add_candidate_products(weights[h], side.weighted, count, side.queries,
-                               candidate_sums[grid.group(s)].sums + first * width, width);
+        side.gradient.add_to_candidates(weights[h], count, side.queries,
+                                        candidate_sums[grid.group(s)].sums + first * width, width);
     }
   }
 

@@ -12,6 +12,11 @@ template <class T>
 struct ScorePairs {
   const BlockScores<T> side[2];
   const TileExclusions<T> log_weights;
+
+  int64_t vectors() const { return side[0].vectors(); }
+  void prepare(int64_t j, int64_t count) const {
+    for (const BlockScores<T>& scores : side) scores.prepare(j, count);
+  }
 };
 
 template <class T, int kRows, int kVectors>

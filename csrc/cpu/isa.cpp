@@ -107,6 +107,10 @@ bool set_cpu_isa(const char* name) {
   return false;
 }
 
+static std::atomic<bool> split_always_{false};
+bool split_always() { return split_always_; }
+void set_split_always(bool always) { split_always_ = always; }
+
 int cpu_isa_names(const char** names) {
   int count = 0;
   for (const Candidate& candidate : kCandidates)

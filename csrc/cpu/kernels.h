@@ -75,7 +75,9 @@ struct CpuKernels {
 
 const CpuKernels& cpu_kernels();  // of the instruction set in use
 const char* cpu_isa();
-bool set_cpu_isa(const char* name);     // false: unknown here, or this machine has not got it
+bool set_cpu_isa(const char* name);  // false: unknown here, or this machine has not got it
+bool split_always();                 // see parts_table.cpp
+void set_split_always(bool always);
 int cpu_isa_names(const char** names);  // the ones this machine can run, worst first; returns how many
 
 }  // namespace mi

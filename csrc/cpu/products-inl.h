@@ -9,48 +9,56 @@ namespace MI_ISA {
 
 constexpr int64_t kProductGroup = 2 * kCandidateBlock;  // most candidates in one sum of products
 
-// sums [rows][width] += E^T y over candidates first .. first + count, count <= kProductGroup.
+// Of a slot and its block of queries.
 template <class T>
-MI_INLINE void add_query_products(const T* weights, const Candidates<T>& y, int64_t first, int64_t count,
-                                  const QueryBlock<T>& queries, T* sums) {
-  alignas(64) T panel[kProductGroup * kPanel<T>];
-  const int64_t width = queries.width;
-  for (int64_t c = 0; c * kChunk < width; c++) {
-    const T* chunk = y.data + c * y.chunk + first * y.pitch;
-    for_vector_tiles(smaller(kChunk, width - c * kChunk) / kLanes<T>, [&](auto vectors, int64_t vector) {
-      for (int64_t j = 0; j < count; j++)
-        for (int v = 0; v < vectors(); v++)
-          store(panel + j * kPanel<T> + v * kLanes<T>, load(chunk + j * y.pitch + (vector + v) * kLanes<T>));
-      for_row_tiles(queries.rows, [&](auto rows, int64_t i) {
-        multiply_add_tile<T, rows(), vectors()>(weights + i, 1, kQueryBlock, panel, kPanel<T>, count,
-                                                sums + i * width + c * kChunk + vector * kLanes<T>, width);
+struct GradientProducts {
+  T* weighted = nullptr;  // c x, in panels: [width / kPanel][kQueryBlock][kPanel]
+
+  void place(const DotProblem& p, bool for_candidates, Arena& arena) {
+    if (for_candidates) weighted = arena.take<T>(kQueryBlock * round_up(padded<T>(p.dim), kPanel<T>));
+  }
+
+  void weigh(const QueryBlock<T>& queries, const T* coefficient) const {
+    for (int64_t k = 0; k < queries.width; k += kPanel<T>)
+      for (int64_t i = 0; i < queries.rows; i++)
+        for (int64_t c = 0; c < smaller(kPanel<T>, queries.width - k); c++)
+          weighted[k * kQueryBlock + i * kPanel<T> + c] = coefficient[i] * queries.natural[i * queries.width + k + c];
+  }
+
+  // sums [rows][width] += E^T y over candidates first .. first + count, count <= kProductGroup.
+  inline __attribute__((always_inline)) void add_to_queries(const T* weights, const Candidates<T>& y, int64_t first,
+                                                            int64_t count, const QueryBlock<T>& queries,
+                                                            T* sums) const {
+    alignas(64) T panel[kProductGroup * kPanel<T>];
+    const int64_t width = queries.width;
+    for (int64_t c = 0; c * kChunk < width; c++) {
+      const T* chunk = y.data + c * y.chunk + first * y.pitch;
+      for_vector_tiles(smaller(kChunk, width - c * kChunk) / kLanes<T>, [&](auto vectors, int64_t vector) {
+        for (int64_t j = 0; j < count; j++)
+          for (int v = 0; v < vectors(); v++)
+            store(panel + j * kPanel<T> + v * kLanes<T>, load(chunk + j * y.pitch + (vector + v) * kLanes<T>));
+        for_row_tiles(queries.rows, [&](auto rows, int64_t i) {
+          multiply_add_tile<T, rows(), vectors()>(weights + i, 1, kQueryBlock, panel, kPanel<T>, count,
+                                                  sums + i * width + c * kChunk + vector * kLanes<T>, width);
+        });
+      });
+    }
+  }
+
+  // sums [count][pitch] += E (c x); the first row of weights and sums belongs to the same candidate.
+  inline __attribute__((always_inline)) void add_to_candidates(const T* weights, int64_t count,
+                                                               const QueryBlock<T>& queries, T* sums,
+                                                               int64_t pitch) const {
+    for_vector_tiles(queries.width / kLanes<T>, [&](auto vectors, int64_t vector) {
+      const int64_t column = vector * kLanes<T>, in_panel = column % kPanel<T>;
+      const T* panel = weighted + (column - in_panel) * kQueryBlock + in_panel;
+      for_row_tiles(count, [&](auto rows, int64_t j) {
+        multiply_add_tile<T, rows(), vectors()>(weights + j * kQueryBlock, kQueryBlock, 1, panel, kPanel<T>,
+                                                queries.rows, sums + j * pitch + column, pitch);
       });
     });
   }
-}
-
-// c_i x_i in panels: [width / kPanel][kQueryBlock][kPanel].
-template <class T>
-MI_INLINE void weigh_queries(const QueryBlock<T>& queries, const T* coefficient, T* weighted) {
-  for (int64_t k = 0; k < queries.width; k += kPanel<T>)
-    for (int64_t i = 0; i < queries.rows; i++)
-      for (int64_t c = 0; c < smaller(kPanel<T>, queries.width - k); c++)
-        weighted[k * kQueryBlock + i * kPanel<T> + c] = coefficient[i] * queries.natural[i * queries.width + k + c];
-}
-
-// sums [candidates][pitch] += E (c x); the first row of weights and sums belongs to the same candidate.
-template <class T>
-MI_INLINE void add_candidate_products(const T* weights, const T* weighted, int64_t count, const QueryBlock<T>& queries,
-                                      T* sums, int64_t pitch) {
-  for_vector_tiles(queries.width / kLanes<T>, [&](auto vectors, int64_t vector) {
-    const int64_t column = vector * kLanes<T>, in_panel = column % kPanel<T>;
-    const T* panel = weighted + (column - in_panel) * kQueryBlock + in_panel;
-    for_row_tiles(count, [&](auto rows, int64_t j) {
-      multiply_add_tile<T, rows(), vectors()>(weights + j * kQueryBlock, kQueryBlock, 1, panel, kPanel<T>, queries.rows,
-                                              sums + j * pitch + column, pitch);
-    });
-  });
-}
+};
 
 // The arithmetic of a fused walk in the compute type itself; PairedProducts has the same members for 16-bit pairs.
 template <class T>
@@ -59,7 +67,7 @@ struct PlainProducts {
   struct Slot {
     TransposedQueries<T> transposed;
     T* exponentials = nullptr;  // E [candidates][kQueryBlock]
-    T* weighted = nullptr;      // c x, in panels
+    GradientProducts<T> gradient;
   };
   static constexpr int64_t kUnit = kRowsHigh;  // ranges of candidates begin at a tile
 
@@ -71,7 +79,7 @@ struct PlainProducts {
   void place_slot(const DotProblem& p, int64_t candidate_count, Slot& slot, Arena& arena) const {
     slot.transposed.place(p, arena);
     slot.exponentials = arena.take<T>(candidate_count * kQueryBlock);
-    slot.weighted = arena.take<T>(kQueryBlock * round_up(p.dim, kChunk));
+    slot.gradient.place(p, true, arena);
   }
   void fill(const DotProblem& p, Range columns) const { candidates.fill(p, columns.first, columns.last); }
 
@@ -81,7 +89,7 @@ struct PlainProducts {
     slot.transposed.fill(p, queries);
     const BlockScores<T> scores{p.dim, candidates, slot.transposed, {side, queries}};
     for_score_tiles(
-        queries, columns.first, columns.last,
+        scores, columns.first, columns.last,
         [&](auto rows, auto vectors, int64_t j, int64_t vector) {
           const Referenced<T> done{slot.exponentials, j - columns.first};
           lazy_exponential_tile<true, T, rows(), vectors()>(scores, sums, done, j, vector,
@@ -93,14 +101,13 @@ struct PlainProducts {
   // Over `columns`: products [rows][width] = E^T y;  candidate_sums [m][width] += E (c x).
   void multiply(const DotProblem&, const QueryBlock<T>& queries, Range columns, const Slot& slot, const T* coefficient,
                 T* products, T* candidate_sums) const {
-    weigh_queries(queries, coefficient, slot.weighted);
+    slot.gradient.weigh(queries, coefficient);
     std::memset(products, 0, queries.rows * queries.width * sizeof(T));
     for (int64_t j = columns.first; j < columns.last; j += kProductGroup) {
       const int64_t count = smaller(kProductGroup, columns.last - j);
       const T* exponentials = slot.exponentials + (j - columns.first) * kQueryBlock;
-      add_candidate_products(exponentials, slot.weighted, count, queries, candidate_sums + j * queries.width,
-                             queries.width);
-      add_query_products(exponentials, candidates, j, count, queries, products);
+      slot.gradient.add_to_candidates(exponentials, count, queries, candidate_sums + j * queries.width, queries.width);
+      slot.gradient.add_to_queries(exponentials, candidates, j, count, queries, products);
     }
   }
 };

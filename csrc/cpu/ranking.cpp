@@ -152,7 +152,7 @@ struct RankingWalk {
       const RankingScores<T> from{{p.dim, candidates, slot.transposed, {labels, slot.queries}},
                                   {log_weights, unmarked}};
       for_score_tiles(
-          slot.queries, 0, p.m(),
+          from.scores, 0, p.m(),
           [&](auto tile_rows, auto vectors, int64_t j, int64_t vector) {
             ranking_tile<T, tile_rows(), vectors()>(from, slot.sums, j, vector, slot.exponentials);
           },

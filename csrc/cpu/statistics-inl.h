@@ -94,7 +94,8 @@ struct StatisticsWalk {
     RowSums<T> sums;
     ColumnSums<T> columns;
     T* exponentials = nullptr;  // E [kCandidateBlock][kQueryBlock], where products are asked for
-    T* pad = nullptr;           // [kQueryBlock]
+    GradientProducts<T> gradient;
+    T* pad = nullptr;  // [kQueryBlock]
   };
 
   const DotProblem& p;
@@ -120,7 +121,10 @@ struct StatisticsWalk {
       slots[s].transposed.place(p, arena);
       slots[s].sums.place(arena);
       if (statistics.column_negative_lse) slots[s].columns.place(p, arena);
-      if (with_products) slots[s].exponentials = arena.take<T>(kCandidateBlock * kQueryBlock);
+      if (with_products) {
+        slots[s].exponentials = arena.take<T>(kCandidateBlock * kQueryBlock);
+        slots[s].gradient.place(p, false, arena);
+      }
       slots[s].pad = arena.take<T>(kQueryBlock);
     }
   }
@@ -168,7 +172,7 @@ struct StatisticsWalk {
   void sum_rows(Slot& slot, Range columns, Referenced<T> done, T* kept) {
     const BlockScores<T> scores = scores_of(slot);
     for_score_tiles(
-        slot.queries, columns.first, columns.last,
+        scores, columns.first, columns.last,
         [&](auto rows, auto vectors, int64_t j, int64_t vector) {
           if (kept == nullptr)
             return lazy_exponential_tile<false, T, rows(), vectors()>(scores, slot.sums, done, j, vector, kept);
@@ -185,7 +189,7 @@ struct StatisticsWalk {
       slot.pad[i] = i < slot.queries.rows ? T(0) : -std::numeric_limits<T>::infinity();
     const T* pad = slot.queries.rows % kLanes<T> ? slot.pad : nullptr;
     for_score_tiles(
-        slot.queries, columns.first, columns.last,
+        scores, columns.first, columns.last,
         [&](auto rows, auto vectors, int64_t j, int64_t vector) {
           column_exponential_tile<T, rows(), vectors()>(scores, slot.sums, slot.columns, pad, j, vector);
         },
@@ -198,7 +202,7 @@ struct StatisticsWalk {
     for (int64_t j = columns.first; j < columns.last; j += kCandidateBlock) {
       const Range group{j, smaller(j + kCandidateBlock, columns.last)};
       sum_rows(slot, group, {slot.exponentials, 0, block_products, width, slot.queries.rows}, slot.exponentials);
-      add_query_products(slot.exponentials, candidates, j, group.size(), slot.queries, block_products);
+      slot.gradient.add_to_queries(slot.exponentials, candidates, j, group.size(), slot.queries, block_products);
     }
   }
 
