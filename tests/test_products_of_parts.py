@@ -1,4 +1,4 @@
-"""Float32 products by AMX, each number in three bfloat16 parts: when they are used, and that nobody can tell by a result."""
+"""Float32 products by AMX, each number in three bfloat16 parts: when they are used, and how exact they are."""
 
 import math
 
@@ -55,7 +55,7 @@ def test_what_has_no_parts_is_multiplied_as_it_is(isa, value, of):
 @pytest.mark.parametrize("isa", BY_PARTS, indirect=True)
 @pytest.mark.parametrize("d", [1, 16, 31, 32, 33, 48, 128, 129, 300])
 def test_scores_are_no_worse_than_float32(isa, d):
-    """One by one, where the judge looks at norms: within 2^-21 Σ |x_k y_k|; 64 roundings of a chain can come to 2^-18."""
+    """One by one, where the judge looks at norms: within 2^-21 Σ |x_k y_k|; 64 roundings can come to 2^-18."""
     generator = torch.Generator().manual_seed(d)
     x, y = (torch.randn(n, d, generator=generator) for n in (37, 101))
     sizes = x.double().abs() @ y.double().abs().T
