@@ -2,27 +2,12 @@
 //   A [32][2 steps * 16]: rows of bfloat16, neighbours in K adjacent;  B [16 steps][32]: pairs of neighbours in K, one
 //   a lane.
 #pragma once
-#include "vec.h"
+#include "tile-registers-inl.h"
 
 namespace mi {
 namespace MI_ISA {
 
-constexpr int64_t kSquare = 32;     // rows and lanes of a block of C
-constexpr int64_t kStepPairs = 16;  // pairs of K in a step
-
 #if defined(__AMX_BF16__)
-
-struct TileRegisters {
-  TileRegisters() {
-    alignas(64) struct {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } config;
-    _tile_loadconfig(&config);
-  }
-  ~TileRegisters() { _tile_release(); }
-};
 
 // Pitches in bytes. Tiles 0-3: C, 4-5: A, 6-7: B.
 MI_INLINE void add_square(const void* a, int64_t a_pitch, const void* b, int64_t b_pitch, int64_t steps, float* c,
@@ -50,11 +35,6 @@ MI_INLINE void add_square(const void* a, int64_t a_pitch, const void* b, int64_t
 }
 
 #else
-
-struct TileRegisters {
-  TileRegisters() {}
-  ~TileRegisters() {}
-};
 
 MI_INLINE void add_square(const void* a, int64_t a_pitch, const void* b, int64_t b_pitch, int64_t steps, float* c,
                           int64_t c_pitch) {

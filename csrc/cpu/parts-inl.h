@@ -8,7 +8,7 @@
 // matter, as long as A and B agree. B is split beforehand, A 32 rows at a time, which never leave the nearest cache.
 #pragma once
 #include "features-inl.h"
-#include "pairs-inl.h"
+#include "tile-registers-inl.h"
 
 namespace mi {
 namespace MI_ISA {

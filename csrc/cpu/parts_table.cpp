@@ -1,23 +1,22 @@
-// The table of an instruction set that multiplies bfloat16 tiles: the walks over dot scores where float32 numbers can
-// be split into three bfloat16, and those of bfloat16 inputs; for all else that of x86-64-v4.
+// The table of AMX: the walks over dot scores and importance where float32 numbers can be split into three bfloat16;
+// for all else that with products of bfloat16 pairs.
 #include <algorithm>
 #include <vector>
 
 #include "dot-walks-inl.h"
 #include "importance-walks-inl.h"
 #include "kernels.h"
-#include "paired-products-inl.h"
 #include "part-products-inl.h"
 
 namespace mi {
 
-namespace x86_64_v4 {
+namespace x86_64_v4_amx_pairs {
 const CpuKernels& kernels();
 }
 
 namespace MI_ISA {
 
-static const CpuKernels& plain() { return x86_64_v4::kernels(); }
+static const CpuKernels& plain() { return x86_64_v4_amx_pairs::kernels(); }
 
 // The largest |x|; infinite if some x is, or is NaN.
 static float largest_of(const Features& features, Dtype dtype, int64_t dim, int threads) {
@@ -57,8 +56,8 @@ static bool splits(const DotProblem& p) {
 
 static void dot_fused_of(const DotProblem& p, const PartitionWeights& weights, const double* external_positive,
                          const DotStatistics& statistics, const DotGradients& g, double* positive_gradient) {
-  const bool paired = p.dtype == Dtype::kBFloat16 && g.candidates && PairedProducts::bytes_kept(p.m()) <= kLargestBlock;
-  const auto run = paired ? dot_fused<PairedProducts> : splits(p) ? fused<float> : plain().dot.fused;
+  const bool pairs = p.dtype == Dtype::kBFloat16 && g.candidates;
+  const auto run = !pairs && splits(p) ? fused<float> : plain().dot.fused;
   run(p, weights, external_positive, statistics, g, positive_gradient);
 }
 
