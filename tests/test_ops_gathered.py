@@ -65,9 +65,10 @@ def test_two_runs_agree_to_the_last_bit(kind, threads):
 
 
 @one_thread
-def test_queries_are_sorted_by_bank_row_in_blocks():
-    """More pairs than 2^20: several blocks of queries add to the gradient of the bank."""
-    p = gathered(90, 25_000, 2, 11, "bank", torch.float32)
+@pytest.mark.parametrize("n,m,rows", [(90, 25_000, 11), (3, 400_000, 11), (90, 12_000, 50_000)])
+def test_queries_are_sorted_by_bank_row_in_blocks(n, m, rows):
+    """More pairs than 2^20: several blocks of queries add to the gradient of the bank, whose rows have many or few."""
+    p = gathered(n, m, 2, rows, "bank", torch.float32)
     for call in ("cross-entropy", "softplus"):
         check(call, p, frozenset({"x", "y"}))
 
@@ -183,6 +184,21 @@ def test_nan_stays_in_its_row(dtype):
     others = torch.arange(20) != 3
     assert results["value"].isnan().tolist() == (~others).tolist()
     assert results["dx"][others].isfinite().all() and results["dx"][3].isnan().all()
+
+
+@one_thread
+@pytest.mark.parametrize("call,side", [("negative_lse", "x"), ("negative_lse", "y"), ("softplus", "y")])
+@pytest.mark.parametrize("rows", [40, 400], ids=["most rows have queries", "few have"])
+def test_nan_reaches_no_bank_row_that_has_not_its_query(call, side, rows, isa):
+    """Query 4, or a row that no query has, is NaN."""
+    p = gathered(32, 30, 20, rows, "bank", torch.float32)
+    p.index.clamp_(max=rows - 2)
+    clean, spoilt = evaluate(ops, call, p), replace(p, x=p.x.clone(), y=p.y.clone())
+    getattr(spoilt, side)[4 if side == "x" else rows - 1, 3] = NAN
+    others = torch.ones(rows, dtype=torch.bool)
+    if side == "x":
+        others[p.index[4]] = False
+    torch.testing.assert_close(evaluate(ops, call, spoilt)["dy"][others], clean["dy"][others])
 
 
 @one_thread

@@ -53,6 +53,15 @@ struct BankBlocks {
     for (int64_t k = 0; k < size; k++) out[at[index[k] >> shift]++] = static_cast<uint16_t>(index[k] & mask);
   }
 
+  // Sorts some negatives of a group of queries, by `slots` threads.
+  void sort_all(Range group, Range part, int slots) const {
+    for_slots(slots, [&](int s) {
+      const Range share = part_of(group.size(), s, slots, 1);
+      for (int64_t q = share.first; q < share.last; q++)
+        sort(q, p.index + (group.first + q) * p.m() + part.first, part.size());
+    });
+  }
+
   // Where the q-th query's negatives in block b are.
   Range range(int64_t q, int64_t b) const {
     const int32_t* const at = end + q * count;

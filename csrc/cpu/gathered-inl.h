@@ -122,11 +122,7 @@ struct QueryWalk {
 
   // Some negatives of some queries.
   void add_by_block(Range queries, Range negatives) {
-    for_slots(slot_count, [&](int s) {
-      const Range share = part_of(queries.size(), s, slot_count, 1);
-      for (int64_t q = share.first; q < share.last; q++)
-        blocks.sort(q, p.index + (queries.first + q) * p.m() + negatives.first, negatives.size());
-    });
+    blocks.sort_all(queries, negatives, slot_count);
     blocks.add_up(queries.size());
     for_slots(slot_count, [&](int s) {
       for (int64_t b = blocks.first_block(s, slot_count); b < blocks.first_block(s + 1, slot_count); b++)

@@ -1,7 +1,7 @@
 // The walks over gathered scores and the table of them.
 #include "families-inl.h"
+#include "gathered-dense-inl.h"
 #include "gathered-ranking-inl.h"
-#include "gathered_candidates-inl.h"
 
 namespace mi {
 namespace MI_ISA {
@@ -42,10 +42,9 @@ void write_gradients(ExponentialWalk<T>& walk, const double* negative_lse, const
   *g.scale = walk.sum_of_scale_parts();
   if (g.candidates == nullptr) return;
   KnownExponentials<T> weights;
-  CandidateWalk<T, KnownExponentials<T>> candidates{p, weights, static_cast<T*>(g.candidates)};
-  Workspace workspace([&](Arena& arena) { weights.place(p, arena), candidates.place(arena); });
+  Workspace workspace([&](Arena& arena) { weights.place(p, arena); });
   weights.fill(p, negative_lse, row_weight);
-  candidates.walk();
+  write_candidate_gradients<T>(p, weights, g.candidates);
 }
 
 template <class T>
@@ -71,12 +70,7 @@ void gradient(const GatheredProblem& p, const UpstreamGradients& up, const DotGr
 template <class T>
 void softplus_sum(const GatheredProblem& p, double* value, const DotGradients& g) {
   QueryWalk<T, Sigmoids<T>> walk{p, g.queries != nullptr};
-  const KnownSigmoids<T> weights;
-  CandidateWalk<T, KnownSigmoids<T>> candidates{p, weights, static_cast<T*>(g.candidates)};
-  Workspace workspace([&](Arena& arena) {
-    walk.place(arena);
-    if (g.candidates) candidates.place(arena);
-  });
+  Workspace workspace([&](Arena& arena) { walk.place(arena); });
   walk.walk();
   *value = *g.bias = *g.scale = 0;
   for (int64_t unit = 0; unit < p.n() * walk.parts; unit++)
@@ -85,7 +79,7 @@ void softplus_sum(const GatheredProblem& p, double* value, const DotGradients& g
     walk.write_query_gradients(static_cast<T*>(g.queries), [&](int64_t, int) { return p.scale; });
     *g.scale = walk.sum_of_scale_parts();
   }
-  if (g.candidates) candidates.walk();
+  if (g.candidates) write_candidate_gradients<T>(p, KnownSigmoids<T>{}, g.candidates);
 }
 
 GatheredKernels gathered_kernels() {

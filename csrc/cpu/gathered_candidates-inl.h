@@ -23,13 +23,17 @@ struct KnownExponentials {
   T *reference = nullptr, *factor = nullptr;  // [n]
 
   void place(const GatheredProblem& p, Arena& arena) {
-    reference = arena.take<T>(p.n()), factor = arena.take<T>(p.n());
+    reference = arena.take<T>(p.n() + kLanes<T>), factor = arena.take<T>(p.n() + kLanes<T>);
   }
   void fill(const GatheredProblem& p, const double* negative_lse, const double* upstream) const {
     for (int64_t i = 0; i < p.n(); i++) {
       const Normalizer<T> row = normalizer<T>(negative_lse[i], upstream[i]);
       reference[i] = row.reference, factor[i] = row.factor;
     }
+  }
+  // Of one score with each query, from `query` on.
+  Vec<T> of(Vec<T> score, int64_t query) const {
+    return load(factor + query) * exp2<T>(score - load(reference + query));
   }
   // query(r): the query that score r belongs to.
   template <class Query>
@@ -43,6 +47,10 @@ struct KnownExponentials {
 // w_ik = sigmoid(s_ik), of a softplus sum.
 template <class T>
 struct KnownSigmoids {
+  Vec<T> of(Vec<T> score, int64_t) const {
+    const Vec<T> zero = {};
+    return logistic<T>(score, T(kLn2), exp2<T>(score > zero ? -score : score)).sigmoid;
+  }
   template <class Query>
   void weigh(T* s, int64_t, Query&&) const {
     Sigmoids<T>{}.weigh(s);

@@ -1,5 +1,8 @@
 // The gathered operators on the CPU.
+#include <atomic>
+
 #include "../cpu/kernels.h"
+#include "../cpu/parallel.h"
 #include "gathered_operators.h"
 
 namespace mi {
@@ -7,14 +10,22 @@ namespace {
 
 using GatheredArguments = GatheredArgumentsOf<GatheredProblem>;
 
-void check_index(const char* op, const int64_t* index, int64_t n, int64_t m, int64_t rows) {
-  // The sign of index or of rows - 1 - index: comparisons of 64 bits would be made one by one.
-  uint64_t outside = 0;
-  for (int64_t k = 0; k < n * m; k++) {
-    const uint64_t at = static_cast<uint64_t>(index[k]);
-    outside |= at | (static_cast<uint64_t>(rows - 1) - at);
-  }
-  if (static_cast<int64_t>(outside) >= 0) return;
+constexpr int64_t kIndicesEach = 1 << 14;  // of a thread: fewer take less time than to start it
+
+void check_index(const char* op, const int64_t* index, int64_t n, int64_t m, int64_t rows, int threads) {
+  std::atomic<bool> inside = true;
+  const int slots = slots_for(threads, n * m / kIndicesEach);
+  for_slots(slots, [&](int s) {
+    // The sign of index or of rows - 1 - index: comparisons of 64 bits would be made one by one.
+    uint64_t outside = 0;
+    const Range share = part_of(n * m, s, slots, 1);
+    for (int64_t k = share.first; k < share.last; k++) {
+      const uint64_t at = static_cast<uint64_t>(index[k]);
+      outside |= at | (static_cast<uint64_t>(rows - 1) - at);
+    }
+    if (static_cast<int64_t>(outside) < 0) inside = false;
+  });
+  if (inside) return;
   int64_t k = 0;
   while (static_cast<uint64_t>(index[k]) < static_cast<uint64_t>(rows)) k++;
   check(false, op, "index[", k / m, ", ", k % m, "] = ", index[k], ", but the bank has ", rows,
@@ -29,7 +40,7 @@ GatheredArguments gathered_arguments(const char* op, const Tensor& x, const Tens
   p.scale = scalar_value(op, "scale", scale);
   check(p.scale != 0 && p.scale - p.scale == 0, op, "scale must be finite and not 0, but is ", p.scale);
   p.threads = static_cast<int>(torch::stable::get_num_threads());
-  if (p.index) check_index(op, p.index, p.n(), p.m(), p.candidates.rows);
+  if (p.index) check_index(op, p.index, p.n(), p.m(), p.candidates.rows, p.threads);
   return a;
 }
 
