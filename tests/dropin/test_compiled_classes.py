@@ -1,4 +1,4 @@
-"""Losses of labels, classes and documents in torch.compile, without a graph break; CRD's are in test_crd."""
+"""Losses of labels, classes and documents in torch.compile, without a graph break, and torch.export; CRD: test_crd."""
 
 import pytest
 import torch
@@ -37,15 +37,21 @@ LOSSES = {
 }
 
 
+def views(seed=0, requires_grad=True):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(8, 4, generator=generator).requires_grad_(requires_grad) for _ in range(2)]
+
+
+def value_and_gradients(loss, x, y):
+    value = loss(x, y)
+    return [value.detach(), *torch.autograd.grad(value, (x, y))]
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_no_graph_break(name):
     torch._dynamo.reset()
-    x, y = (torch.randn(8, 4, generator=torch.Generator().manual_seed(s)).requires_grad_() for s in (0, 1))
-    results = []
-    for loss in (LOSSES[name], torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")):
-        value = loss(x, y)
-        results.append([value, *torch.autograd.grad(value, (x, y))])
-    torch.testing.assert_close(*results)
+    compiled = torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(*(value_and_gradients(loss, *views()) for loss in (compiled, LOSSES[name])))
 
 
 @pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
@@ -67,3 +73,29 @@ def test_export_for_any_batch():
     )
     x, labels = torch.randn(13, 4), torch.arange(13) // 2
     torch.testing.assert_close(program.module()(x, labels), loss(x, labels))
+
+
+class Loss(torch.nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.function = LOSSES[name]
+
+    def forward(self, x, y):
+        return self.function(x, y)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_exported_graph_has_gradients(name):
+    program = torch.export.export(Loss(name), tuple(views())).module()
+    torch.testing.assert_close(*(value_and_gradients(loss, *views(1)) for loss in (program, LOSSES[name])))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_graph_exported_for_values_never_drops_a_gradient(name):
+    program = torch.export.export(Loss(name), tuple(views(requires_grad=False))).module()
+    try:
+        found = value_and_gradients(program, *views(1))
+    except RuntimeError as error:
+        assert "requires_grad" in str(error) and name != "softcap"
+    else:
+        torch.testing.assert_close(found, value_and_gradients(LOSSES[name], *views(1)))
