@@ -66,6 +66,25 @@ def test_one_graph_of_labels_serves_every_batch(name):
             torch.testing.assert_close(compiled(x, labels), loss(x, labels))
 
 
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
+@pytest.mark.parametrize("memory_size", [40, 9, 5])
+def test_one_graph_serves_every_place_of_a_memory(name, memory_size):
+    """While it is filled, and when it wraps, in the middle of a batch too: more steps than torch compiles graphs."""
+    torch._dynamo.reset()
+    pair = [
+        pytorch_metric_learning.CrossBatchMemory(getattr(pytorch_metric_learning, name)(), 4, memory_size)
+        for _ in range(2)
+    ]
+    calls = pair[0], torch.compile(pair[1], fullgraph=True, backend="aot_eager")
+    for step in range(11):
+        (x, _), labels = views(step), torch.arange(5) * (step + 1) % 3
+        with torch._dynamo.config.patch(error_on_recompile=step > 0):
+            values = [call(x[:5], labels) for call in calls]
+        torch.testing.assert_close(*([v.detach(), *torch.autograd.grad(v, x)] for v in values))
+    torch.testing.assert_close(*(dict(memory.named_buffers()) for memory in pair))
+    assert [memory.queue_idx for memory in pair] == [55 % memory_size] * 2
+
+
 def test_export_for_any_batch():
     loss, n = pytorch_metric_learning.NTXentLoss(), torch.export.Dim("n", min=3, max=60)
     program = torch.export.export(
