@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from score_matrices import close, dense, dot, matrix, parts
+from torch import nn
 
 from mi_ext import DenseScores, DotScores, bounds
 
@@ -208,7 +209,7 @@ def test_sobolev_penalty_of_a_linear_critic_is_that_of_eta_dv_convex():
 
 
 def test_sobolev_penalty_takes_gradients_with_respect_to_both_sides_and_trains_a_network():
-    network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
+    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     g = torch.Generator().manual_seed(4)
     x, y = torch.randn(2, 5, 2, generator=g, dtype=torch.float64)
     penalty = bounds.sobolev_penalty(lambda x, y: network(torch.cat([x, y], 1)), x, y)
@@ -218,6 +219,44 @@ def test_sobolev_penalty_takes_gradients_with_respect_to_both_sides_and_trains_a
     with torch.no_grad():
         assert not bounds.sobolev_penalty(network, torch.cat([x, y], 1)).requires_grad
     close(bounds.sobolev_penalty(lambda x, y: x.sum(1), x, y), 1.0)  # y takes no part: slope (1, 1, 0, 0)
+
+
+class Penalty(nn.Module):
+    """Of a critic with layers whose derivatives use what they gave, and what they took."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        layers = nn.Linear(4, 5), nn.Tanh(), nn.LayerNorm(5), nn.Softplus(), nn.Linear(5, 1, bias=False)
+        self.network = nn.Sequential(*layers).double()
+
+    def forward(self, x, y):
+        return bounds.sobolev_penalty(lambda x, y: self.network(torch.cat([x, y], 1)), x, y)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+def test_an_exported_sobolev_penalty_has_its_second_derivatives(mode):
+    """For any n, in the network and in both sides, whatever the example inputs asked for."""
+    penalty, size = Penalty(), torch.export.Dim("n", min=3, max=60)
+    with mode():
+        program = torch.export.export(penalty, pairs_of(8), dynamic_shapes=({0: size}, {0: size})).module()
+
+    def value_and_gradients(f):
+        x, y = (t.requires_grad_() for t in pairs_of(7))
+        value = f(x, y)
+        return value, *torch.autograd.grad(value, (x, y, *f.parameters()))
+
+    for a, b in zip(*map(value_and_gradients, (penalty, program)), strict=True):
+        close(a, b)
+
+
+def pairs_of(n):
+    return tuple(torch.randn(2, n, 2, generator=torch.Generator().manual_seed(n), dtype=torch.float64).unbind())
+
+
+def test_strict_export_of_the_sobolev_penalty_is_an_error_that_says_what_to_do():
+    with pytest.raises(Exception, match="export without"):
+        torch.export.export(Penalty(), pairs_of(8), strict=True)
 
 
 TERMS = problem()

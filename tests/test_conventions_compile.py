@@ -149,10 +149,7 @@ def test_an_exported_model_is_saved_and_loaded():
     close([torch.export.load(file).module()(*inputs(9))], [model(*inputs(9))])
 
 
-WITH_GRADIENT = [name for name in OBJECTIVES if name not in ("sobolev_penalty", "eta_dv_convex")]
-
-
-@pytest.mark.parametrize("name", WITH_GRADIENT)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_exported_graph_has_gradients(name):
     """Exported with example inputs that ask for one; a model that is trained after torch.export has them."""
     program = exported(Loss(name), requires_grad=True).module()
@@ -162,7 +159,7 @@ def test_an_exported_graph_has_gradients(name):
     close(ours, value_and_gradients(OBJECTIVES[name], *inputs(11)))
 
 
-@pytest.mark.parametrize("name", WITH_GRADIENT)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_graph_exported_for_values_never_drops_a_gradient(name):
     """It has the gradient as well, or says how to export it: a zero would go unseen."""
     program = exported(Loss(name)).module()

@@ -1,5 +1,6 @@
 """CRD and K-pair against straightforward torch."""
 
+import copy
 import math
 
 import pytest
@@ -114,6 +115,16 @@ def test_crd_compiles_to_one_graph(normalizer, backend):
         gradients, truth = (torch.autograd.grad(value, arguments[:2]) for value in (loss, expected))
         torch.testing.assert_close(gradients, truth)
         torch.testing.assert_close(traced.state_dict(), plain.state_dict())
+
+
+def test_exported_crd_has_gradients():
+    """Of the first batch too, whose Z is computed from the embeddings and has none."""
+    module, examples = losses.CRD(SIZE, DIM, M, 0.3), (embeddings(0), embeddings(1), INDEX, negative_index(0))
+    program = torch.export.export(copy.deepcopy(module), examples).module()
+    for step in range(2):
+        arguments = embeddings(2 * step), embeddings(2 * step + 1), INDEX, negative_index(step)
+        values = [f(*arguments) for f in (program, module)]
+        torch.testing.assert_close(*((value, *torch.autograd.grad(value, arguments[:2])) for value in values))
 
 
 def test_crd_state_is_saved_and_loaded():

@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mi_ext import DotScores, bounds, losses
 from mi_ext.log_domain import softplus
 from mi_ext.losses.base import unit_vectors
 
@@ -67,17 +68,38 @@ def test_unit_vectors_under_transforms():
     close(tuple(found), torch.func.jvp(torch_s, (z,), (tangent,)))
 
 
+class Counted(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operations.append(function)
+        return function(*args, **(kwargs or {}))
+
+
 def test_vmap_of_unit_vectors_is_no_loop():
-    operations = []
-
-    class Counted(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            operations.append(function)
-            return function(*args, **(kwargs or {}))
-
-    with Counted():
+    with Counted() as counted:
         torch.func.vmap(unit_vectors)(torch.randn(50, 4, 3))
-    assert len(operations) < 50
+    assert len(counted.operations) < 50
+
+
+OPERATIONS = {  # of a step, forward and backward
+    "InfoNCE": (losses.InfoNCE(), 40),
+    "CLIP": (losses.CLIP(), 55),
+    "SigLIP": (losses.SigLIP(), 56),
+    "NWJ": (lambda x, y: -bounds.nwj(DotScores(x, y, 10.0)), 33),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_of_a_step_are_few(name):
+    objective, limit = OPERATIONS[name]
+    x, y = torch.randn(2, 8, 4).unbind()
+    x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
+    with Counted() as counted:
+        objective(x, y).backward()
+    assert len(counted.operations) <= limit
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from .. import validation
 from ..log_domain import log_of, log_sum_exp
@@ -62,8 +64,9 @@ def sobolev_penalty(critic: Callable[..., Tensor], *pairs: Tensor) -> Tensor:
 
     critic(*pairs) gives f, [n] or [n, 1], f_i of row i of each tensor of `pairs` [n, …] alone (a layer such as batch
     normalisation, which mixes rows, would give a wrong gradient); the norm is over all of them. Where gradients are
-    recorded the result is differentiable again, in the critic's parameters and in `pairs`. ValueError for n = 0 or
-    another number of values. Nats, to subtract.
+    recorded the result is differentiable again, in the critic's parameters and in `pairs`, and so is its graph of
+    torch.export (not with strict=True: NotImplementedError). ValueError for n = 0 or another number of values. Nats, to
+    subtract.
     """
     n = pairs[0].shape[0]
     if n == 0:
@@ -82,12 +85,21 @@ def sobolev_penalty(critic: Callable[..., Tensor], *pairs: Tensor) -> Tensor:
 def _gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Sequence[Tensor]:
     """By torch.func where torch traces or transforms, else by autograd, which a checkpoint can compute again."""
     if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
-        return torch.func.grad(function, tuple(range(len(inputs))))(*inputs)
+        gradients = torch.func.grad(function, tuple(range(len(inputs))))
+        return (_as_operations(gradients, inputs) if torch.compiler.is_exporting() else gradients)(*inputs)
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = tuple(z if z.requires_grad else z.detach().requires_grad_() for z in inputs)
         value = function(*inputs)
         return torch.autograd.grad(value, inputs, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+
+
+def _as_operations(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
+    """The operations of torch.func, differentiable again: torch.export sees none in there and would keep a constant."""
+    if torch.compiler.is_dynamo_compiling():
+        raise NotImplementedError("sobolev_penalty: torch.export with strict=True cannot trace it; export without")
+    with torch._C.DisableTorchFunction():  # by which the exporter would watch
+        return make_fx(function)(*inputs)
 
 
 def _check_features(phi_joint: Tensor, phi_marginal: Tensor, w: Tensor) -> None:

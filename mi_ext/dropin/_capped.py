@@ -17,24 +17,6 @@ def capped_cross_entropy(x: Tensor, c: Tensor, bias: Tensor | None, target: Tens
     return _Capped.apply(x, c, bias, target, float(cap))
 
 
-class _Capped(Operator):
-    @staticmethod
-    def forward(x: Tensor, c: Tensor, bias: Tensor | None, target: Tensor, cap: float) -> Tensor:
-        return _value(x, c, bias, target, cap)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:4])
-        ctx.cap = inputs[4]
-
-    @staticmethod
-    @first_derivative_only("a softcap", "the loss of a matrix of logits")
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = list(ctx.needs_input_grad[:3])
-        gradients = _gradient(*ctx.saved_tensors, ctx.cap, upstream.contiguous(), wanted)
-        return *(g if asked else None for g, asked in zip(gradients, wanted, strict=True)), None, None
-
-
 @torch.library.custom_op("mi_ext::capped_cross_entropy", mutates_args=())
 def _value(x: Tensor, c: Tensor, bias: Tensor | None, target: Tensor, cap: float) -> Tensor:
     out = x.new_empty(2, len(x), dtype=_wide(x, c))
@@ -82,6 +64,26 @@ def _(
     x: Tensor, c: Tensor, bias: Tensor | None, target: Tensor, cap: float, upstream: Tensor, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _empty_gradients(x, c, bias, wanted)
+
+
+class _Capped(Operator):
+    raw = "capped_cross_entropy"
+
+    @staticmethod
+    def forward(x: Tensor, c: Tensor, bias: Tensor | None, target: Tensor, cap: float) -> Tensor:
+        return _value(x, c, bias, target, cap)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.cap = inputs[4]
+
+    @staticmethod
+    @first_derivative_only("a softcap", "the loss of a matrix of logits")
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = list(ctx.needs_input_grad[:3])
+        gradients = _gradient(*ctx.saved_tensors, ctx.cap, upstream.contiguous(), wanted)
+        return *(g if asked else None for g, asked in zip(gradients, wanted, strict=True)), None, None
 
 
 def _empty_gradients(x: Tensor, c: Tensor, bias: Tensor | None, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,36 +25,6 @@ def equal_pair_loss(
     return _EqualPairLoss.apply(x, validation.distinct(y, x), negative_lse, labels, ref_labels, own, gradient)[0]
 
 
-class _EqualPairLoss(Operator):
-    """Outputs (loss, dx, dy, dlse): the gradients of the loss come with it and are kept."""
-
-    @staticmethod
-    def forward(
-        x: Tensor,
-        y: Tensor,
-        negative_lse: Tensor,
-        labels: Tensor,
-        ref_labels: Tensor,
-        own: Tensor | None,
-        gradient: bool,
-    ) -> tuple[Tensor, ...]:
-        return _walk(x, y, negative_lse, labels, ref_labels, own, gradient)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:3], *output[1:])
-
-    @staticmethod
-    @first_derivative_only("NTXentLoss", "the loss of a score matrix")
-    def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        if upstream is None:
-            return (None,) * 7
-        inputs, gradients = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
-        return *(scaled(g, upstream, t) for g, t in zip(gradients, inputs, strict=True)), None, None, None, None
-
-
 @torch.library.custom_op("mi_ext::equal_pair_loss", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def _walk(
     x: Tensor,
@@ -100,6 +70,38 @@ def _(
     wide = torch.promote_types(x.dtype, torch.float32)
     dx, dy = (t.new_empty(t.shape if gradient else 0, dtype=wide) for t in (x, y))
     return negative_lse.new_empty(()), dx, dy, negative_lse.new_empty(negative_lse.shape if gradient else 0)
+
+
+class _EqualPairLoss(Operator):
+    """Outputs (loss, dx, dy, dlse): the gradients of the loss come with it and are kept."""
+
+    raw = "equal_pair_loss"
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        y: Tensor,
+        negative_lse: Tensor,
+        labels: Tensor,
+        ref_labels: Tensor,
+        own: Tensor | None,
+        gradient: bool,
+    ) -> tuple[Tensor, ...]:
+        return _walk(x, y, negative_lse, labels, ref_labels, own, gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:3], *output[1:])
+
+    @staticmethod
+    @first_derivative_only("NTXentLoss", "the loss of a score matrix")
+    def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if upstream is None:
+            return (None,) * 7
+        inputs, gradients = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        return *(scaled(g, upstream, t) for g, t in zip(gradients, inputs, strict=True)), None, None, None, None
 
 
 def _blocks(label: Tensor, ref_label: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -75,15 +75,28 @@ class PairLoss(nn.Module, ABC):
         return self.of_labels(embeddings, labels, ref_emb, ref_labels, own)
 
     def of_labels(
-        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor, own: Tensor | None
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_emb: Tensor,
+        ref_labels: Tensor,
+        own: Tensor | None,
+        there: Tensor | None = None,
     ) -> Tensor:
-        """The loss of all pairs; own int64 [n]: the candidate that is anchor i itself and is left out for it."""
+        """The loss of all pairs.
+
+        own int64 [n]: the candidate that is anchor i itself and is left out for it. there bool [m]: whether it is one.
+        """
         x, y = self._both(embeddings, ref_emb)
         pair = validation.label_pair((labels, ref_labels.to(labels.device)), x.shape[0], y.shape[0], x)
         labels, ref_labels = cast(tuple[Tensor, Tensor], pair)  # None only for labels that are None
+        if there is not None:
+            no_anchor_s = torch.cat([labels, labels.new_zeros(1)]).amin() - 1
+            ref_labels = torch.where(there, ref_labels, no_anchor_s)
         if self.reducer is None:
-            return self._regularized(self._label_mean(x, y, labels, ref_labels, own).to(embeddings.dtype), embeddings)
-        return self._reduce(self._label_losses(x, y, labels, ref_labels, own), embeddings, labels)
+            mean = self._label_mean(x, y, labels, ref_labels, own, there)
+            return self._regularized(mean.to(embeddings.dtype), embeddings)
+        return self._reduce(self._label_losses(x, y, labels, ref_labels, own, there), embeddings, labels)
 
     def _of_indices(
         self, embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor, indices_tuple: tuple[Tensor, ...]
@@ -94,12 +107,14 @@ class PairLoss(nn.Module, ABC):
         return self._reduce(self._index_losses(*self._both(embeddings, ref_emb), *pairs), embeddings, labels)
 
     @abstractmethod
-    def _label_mean(self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None) -> Tensor:
+    def _label_mean(
+        self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None, there: Tensor | None
+    ) -> Tensor:
         """The mean of `_label_losses`, 0 with a graph where those are None; no shape depends on the labels."""
 
     @abstractmethod
     def _label_losses(
-        self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None
+        self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None, there: Tensor | None
     ) -> Terms | None:
         """None without a positive or a negative pair, or with one of each."""
 
@@ -120,10 +135,14 @@ class PairLoss(nn.Module, ABC):
             return x, x
         return x, ref_emb if as_they_are else unit_vectors(ref_emb)
 
-    def _negative_lse(self, x: Tensor, y: Tensor, own: Tensor | None, labels: Labels = None) -> Tensor:
+    def _negative_lse(
+        self, x: Tensor, y: Tensor, own: Tensor | None, there: Tensor | None, labels: Labels = None
+    ) -> Tensor:
         """float64 [n]: log-sum-exp over candidates other than the own one and those with the anchor's label."""
-        rest = {"positive": x} if own is None else {"target": own}
-        return DotScores(x, y, 1 / self.temperature, labels=labels, **rest).double().negative_lse
+        options = {"positive": x} if own is None else {"target": own}
+        if there is not None:
+            options["candidate_log_weight"] = there.double().log()
+        return DotScores(x, y, 1 / self.temperature, labels=labels, **options).double().negative_lse
 
     def _reduce(self, found: Terms | None, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         losses: Any
@@ -141,6 +160,10 @@ class PairLoss(nn.Module, ABC):
         if self.embedding_regularizer is not None:
             loss = loss + self.embedding_regularizer(embeddings) * self.embedding_reg_weight
         return loss
+
+
+def number_of(y: Tensor, there: Tensor | None) -> int | Tensor:
+    return y.shape[0] if there is None else there.sum()
 
 
 def _check_shapes(name: str, embeddings: Tensor, labels_name: str, labels: Tensor | None) -> None:

@@ -132,28 +132,11 @@ class ContrastMemory(nn.Module):
     def _exponentials(self, v: Tensor, bank: Tensor, index: Tensor, slot: int) -> Tensor:
         bank = bank.to(v.dtype, copy=True)  # its rows are updated before the backward pass
         out = torch.exp(_BankProducts.apply(v, bank, index)[:, :, None] / self.temperature)
-        return out / self.normalizer(slot, out.mean)
+        return out / self.normalizer(slot, lambda: out.mean())
 
 
 def _loaded(memory: ContrastMemory, _: Any) -> None:
     memory.K = int(memory.params[0])  # read here, since reading it at every call would break a compiled graph
-
-
-class _BankProducts(Operator):
-    """[n, k]: <x_i, bank[index_ik]>, the vectors of one query at a time; the gradient goes to x alone."""
-
-    @staticmethod
-    def forward(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
-        return _bank_products(x, bank, index)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        bank, index = ctx.saved_tensors
-        return nn.functional.embedding_bag(index, bank, per_sample_weights=upstream, mode="sum"), None, None
 
 
 @torch.library.custom_op("mi_ext::bank_products", mutates_args=())
@@ -167,6 +150,25 @@ def _bank_products(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
 @_bank_products.register_fake
 def _(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
     return x.new_empty(index.shape)
+
+
+class _BankProducts(Operator):
+    """[n, k]: <x_i, bank[index_ik]>, the vectors of one query at a time; the gradient goes to x alone."""
+
+    raw = "bank_products"
+
+    @staticmethod
+    def forward(x: Tensor, bank: Tensor, index: Tensor) -> Tensor:
+        return _bank_products(x, bank, index)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        bank, index = ctx.saved_tensors
+        return nn.functional.embedding_bag(index, bank, per_sample_weights=upstream, mode="sum"), None, None
 
 
 class ContrastLoss(nn.Module):

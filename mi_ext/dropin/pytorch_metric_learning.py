@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..log_domain import row_cross_entropy
 from ..scores.exclusions import sum_over_equal
 from ._equal_pairs import equal_pair_loss
-from ._pair_loss import PairLoss, Terms
+from ._pair_loss import PairLoss, Terms, number_of
 from ._pairs import equal_pairs, grouped_log_sum_exp, pair_scores, row_sums_of_equal
 
 _WITH_MEMORY = frozenset(
@@ -36,26 +36,28 @@ class NTXentLoss(PairLoss):
     def __init__(self, temperature: float = 0.07, **kwargs: Any):
         super().__init__(temperature, **kwargs)
 
-    def _label_mean(self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None) -> Tensor:
-        negative_lse = self._negative_lse(x, y, own, (labels, ref_labels))
+    def _label_mean(
+        self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None, there: Tensor | None
+    ) -> Tensor:
+        negative_lse = self._negative_lse(x, y, own, there, (labels, ref_labels))
         scaled = x.to(torch.promote_types(x.dtype, torch.float32)) / self.temperature
         total = equal_pair_loss(scaled, y, negative_lse, labels, ref_labels, own)
         n_equal = sum_over_equal(labels, ref_labels, torch.ones_like(ref_labels)).sum()
         n_positive = n_equal if own is None else n_equal - own.shape[0]
-        counts = _enough(n_positive, x.shape[0] * y.shape[0] - n_equal)
+        counts = _enough(n_positive, x.shape[0] * number_of(y, there) - n_equal)
         return torch.where(counts, total / n_positive.clamp_min(1), 0.0)
 
     def _label_losses(
-        self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None
+        self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None, there: Tensor | None
     ) -> Terms | None:
         anchor, positive = equal_pairs(labels, ref_labels)
-        n_negative = len(x) * len(y) - len(anchor)
+        n_negative = len(x) * number_of(y, there) - len(anchor)
         if own is not None:
             others = positive != own[anchor]
             anchor, positive = anchor[others], positive[others]
         if len(anchor) == 0 or n_negative == 0 or (len(anchor) == 1 and n_negative == 1):
             return None
-        return self._losses(x, y, anchor, positive, self._negative_lse(x, y, own, (labels, ref_labels)))
+        return self._losses(x, y, anchor, positive, self._negative_lse(x, y, own, there, (labels, ref_labels)))
 
     def _index_losses(
         self, x: Tensor, y: Tensor, anchor: Tensor, positive: Tensor, anchor_of_negative: Tensor, negative: Tensor
@@ -83,17 +85,21 @@ class SupConLoss(PairLoss):
     def __init__(self, temperature: float = 0.1, **kwargs: Any):
         super().__init__(temperature, **kwargs)
 
-    def _label_mean(self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None) -> Tensor:
-        losses, *_ = self._label_losses(x, y, labels, ref_labels, own)
+    def _label_mean(
+        self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None, there: Tensor | None
+    ) -> Tensor:
+        losses, *_ = self._label_losses(x, y, labels, ref_labels, own, there)
         return self._mean(losses.to(x.dtype))
 
-    def _label_losses(self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None) -> Terms:
+    def _label_losses(
+        self, x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor, own: Tensor | None, there: Tensor | None
+    ) -> Terms:
         sums, count = row_sums_of_equal(labels, ref_labels, y.double())
-        n_negative = x.shape[0] * y.shape[0] - count.sum()
+        n_negative = x.shape[0] * number_of(y, there) - count.sum()
         if own is not None:
             sums, count = sums - y[own].double(), count - 1
         attraction = (x.double() * sums).sum(1) / self.temperature
-        return self._losses(self._negative_lse(x, y, own), attraction, count * _enough(count.sum(), n_negative))
+        return self._losses(self._negative_lse(x, y, own, there), attraction, count * _enough(count.sum(), n_negative))
 
     def _index_losses(
         self, x: Tensor, y: Tensor, anchor: Tensor, positive: Tensor, anchor_of_negative: Tensor, negative: Tensor
@@ -124,18 +130,20 @@ class CrossBatchMemory(nn.Module):
 
     loss: `NTXentLoss`, `SupConLoss`, or one of the package's for pairs or triplets; miner: None or one of the
     package's. Buffers `embedding_memory` [memory_size, embedding_size], `label_memory` int64 [memory_size], a ring that
-    is written from `queue_idx` on; they get no gradient. `has_been_filled` says whether it was filled once.
+    is written from `queue_idx` on; they get no gradient. `has_been_filled` says whether it was filled once. Neither is
+    in the state dict, as in the package; both can be set.
 
     forward(embeddings, labels, indices_tuple=None, enqueue_mask=None): the batch is written first; an anchor's own slot
     is no positive of it. With enqueue_mask bool [n] only those rows are written, and only the others are anchors.
     indices_tuple adds pairs to the miner's, or to all pairs, which are then listed. Without both nothing n×memory_size
     is kept by the losses of this module. AssertionError for more embeddings than memory_size; ValueError for
-    indices_tuple and enqueue_mask together. The package has a batch of one keep its own slot; here it does not. The
-    place in the ring is a number, as the package's, so torch.compile traces the module anew for each place.
+    indices_tuple and enqueue_mask together. The package has a batch of one keep its own slot; here it does not. With
+    the losses of this module, and without a mask, one graph of torch.compile serves every place in the ring.
     """
 
     embedding_memory: Tensor
     label_memory: Tensor
+    n_written: Tensor  # of all steps: a number would be a constant of a compiled graph
 
     def __init__(
         self,
@@ -158,8 +166,23 @@ class CrossBatchMemory(nn.Module):
     def reset_queue(self) -> None:
         self.register_buffer("embedding_memory", torch.zeros(self.memory_size, self.embedding_size))
         self.register_buffer("label_memory", torch.zeros(self.memory_size, dtype=torch.long))
-        self.has_been_filled = False
-        self.queue_idx = 0
+        self.register_buffer("n_written", torch.zeros((), dtype=torch.long), persistent=False)
+
+    @property
+    def queue_idx(self) -> int:
+        return int(self.n_written) % self.memory_size
+
+    @queue_idx.setter
+    def queue_idx(self, place: int) -> None:
+        self.n_written.fill_(place + self.memory_size * self.has_been_filled)
+
+    @property
+    def has_been_filled(self) -> bool:
+        return int(self.n_written) >= self.memory_size
+
+    @has_been_filled.setter
+    def has_been_filled(self, filled: bool) -> None:
+        self.n_written.fill_(self.queue_idx + self.memory_size * filled)
 
     def forward(
         self,
@@ -179,27 +202,27 @@ class CrossBatchMemory(nn.Module):
         labels = labels.to(embeddings.device)
         self.embedding_memory = self.embedding_memory.to(embeddings)
         self.label_memory = self.label_memory.to(labels)
+        self.n_written = self.n_written.to(labels.device)
         if enqueue_mask is None:
             self.add_to_memory(embeddings, labels, len(embeddings))
         else:
             self.add_to_memory(embeddings[enqueue_mask], labels[enqueue_mask], int(enqueue_mask.sum()))
             embeddings, labels = embeddings[~enqueue_mask], labels[~enqueue_mask]
-        filled = self.memory_size if self.has_been_filled else self.queue_idx
-        memory = self.embedding_memory[:filled], self.label_memory[:filled]
         own = self.curr_batch_idx if enqueue_mask is None else None
         if self.miner is None and indices_tuple is None and isinstance(self.loss, PairLoss):
-            return self.loss.of_labels(embeddings, labels, *memory, own)
+            written = torch.arange(self.memory_size, device=labels.device) < self.n_written
+            return self.loss.of_labels(embeddings, labels, self.embedding_memory, self.label_memory, own, written)
+        filled = min(int(self.n_written), self.memory_size)
+        memory = self.embedding_memory[:filled], self.label_memory[:filled]
         pairs = self.create_indices_tuple(embeddings, labels, *memory, indices_tuple, own is not None)
         return self.loss(embeddings, labels, pairs, *memory)
 
     @torch.no_grad()
     def add_to_memory(self, embeddings: Tensor, labels: Tensor, batch_size: int) -> None:
-        start = self.queue_idx
-        self.curr_batch_idx = torch.arange(start, start + batch_size, device=labels.device) % self.memory_size
+        self.curr_batch_idx = (self.n_written + torch.arange(batch_size, device=labels.device)) % self.memory_size
         self.embedding_memory[self.curr_batch_idx] = embeddings
         self.label_memory[self.curr_batch_idx] = labels
-        self.queue_idx = (start + batch_size) % self.memory_size
-        self.has_been_filled = self.has_been_filled or start + batch_size >= self.memory_size
+        self.n_written += batch_size
 
     def create_indices_tuple(
         self,

@@ -115,7 +115,10 @@ def logits_of(discriminator: nn.Module, z: Tensor) -> Tensor:
 
 
 def computed_if(condition: Tensor, compute: Callable[[], Tensor], otherwise: Tensor) -> Tensor:
-    """compute() or `otherwise`, by a 0-dim condition: known when it runs, so a compiled graph has both ways."""
+    """compute() or `otherwise`, without a gradient, by a 0-dim condition.
+
+    The condition is known when it runs, so a compiled graph has both ways. torch.export leaves no_grad out around them.
+    """
     if torch.compiler.is_compiling():
-        return torch.cond(condition, lambda otherwise: compute(), torch.clone, (otherwise,))
+        return torch.cond(condition, lambda otherwise: compute(), torch.clone, (otherwise,)).detach()
     return compute() if condition else otherwise

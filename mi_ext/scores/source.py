@@ -1,6 +1,5 @@
 """What every source of scores offers."""
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -36,8 +35,8 @@ class Scores(ABC):
 
     def double(self) -> "Self":
         """The same scores and statistics with float64 results, for sums in which large scores cancel."""
-        view = copy.copy(self)
-        view.dtype = torch.float64
+        view = object.__new__(type(self))  # copy.copy goes a longer way, which a small step feels
+        view.__dict__ = self.__dict__ | {"dtype": torch.float64}
         return view
 
     @property

@@ -1,4 +1,4 @@
-"""Losses of labels, classes and documents in torch.compile, without a graph break; CRD's are in test_crd."""
+"""Losses of labels, classes and documents in torch.compile, without a graph break, and torch.export; CRD: test_crd."""
 
 import pytest
 import torch
@@ -37,15 +37,21 @@ LOSSES = {
 }
 
 
+def views(seed=0, requires_grad=True):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(8, 4, generator=generator).requires_grad_(requires_grad) for _ in range(2)]
+
+
+def value_and_gradients(loss, x, y):
+    value = loss(x, y)
+    return [value.detach(), *torch.autograd.grad(value, (x, y))]
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_no_graph_break(name):
     torch._dynamo.reset()
-    x, y = (torch.randn(8, 4, generator=torch.Generator().manual_seed(s)).requires_grad_() for s in (0, 1))
-    results = []
-    for loss in (LOSSES[name], torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")):
-        value = loss(x, y)
-        results.append([value, *torch.autograd.grad(value, (x, y))])
-    torch.testing.assert_close(*results)
+    compiled = torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(*(value_and_gradients(loss, *views()) for loss in (compiled, LOSSES[name])))
 
 
 @pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
@@ -60,6 +66,25 @@ def test_one_graph_of_labels_serves_every_batch(name):
             torch.testing.assert_close(compiled(x, labels), loss(x, labels))
 
 
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
+@pytest.mark.parametrize("memory_size", [40, 9, 5])
+def test_one_graph_serves_every_place_of_a_memory(name, memory_size):
+    """While it is filled, and when it wraps, in the middle of a batch too: more steps than torch compiles graphs."""
+    torch._dynamo.reset()
+    pair = [
+        pytorch_metric_learning.CrossBatchMemory(getattr(pytorch_metric_learning, name)(), 4, memory_size)
+        for _ in range(2)
+    ]
+    calls = pair[0], torch.compile(pair[1], fullgraph=True, backend="aot_eager")
+    for step in range(11):
+        (x, _), labels = views(step), torch.arange(5) * (step + 1) % 3
+        with torch._dynamo.config.patch(error_on_recompile=step > 0):
+            values = [call(x[:5], labels) for call in calls]
+        torch.testing.assert_close(*([v.detach(), *torch.autograd.grad(v, x)] for v in values))
+    torch.testing.assert_close(*(dict(memory.named_buffers()) for memory in pair))
+    assert [memory.queue_idx for memory in pair] == [55 % memory_size] * 2
+
+
 def test_export_for_any_batch():
     loss, n = pytorch_metric_learning.NTXentLoss(), torch.export.Dim("n", min=3, max=60)
     program = torch.export.export(
@@ -67,3 +92,29 @@ def test_export_for_any_batch():
     )
     x, labels = torch.randn(13, 4), torch.arange(13) // 2
     torch.testing.assert_close(program.module()(x, labels), loss(x, labels))
+
+
+class Loss(torch.nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.function = LOSSES[name]
+
+    def forward(self, x, y):
+        return self.function(x, y)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_exported_graph_has_gradients(name):
+    program = torch.export.export(Loss(name), tuple(views())).module()
+    torch.testing.assert_close(*(value_and_gradients(loss, *views(1)) for loss in (program, LOSSES[name])))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_graph_exported_for_values_never_drops_a_gradient(name):
+    program = torch.export.export(Loss(name), tuple(views(requires_grad=False))).module()
+    try:
+        found = value_and_gradients(program, *views(1))
+    except RuntimeError as error:
+        assert "requires_grad" in str(error) and name != "softcap"
+    else:
+        torch.testing.assert_close(found, value_and_gradients(LOSSES[name], *views(1)))

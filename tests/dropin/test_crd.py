@@ -1,5 +1,6 @@
 """`mi_ext.dropin.crd` beside the formulas, written out: RepDistiller is on no package index."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -250,13 +251,25 @@ def test_one_graph_serves_every_step(build):
     modules[1].load_state_dict(modules[0].state_dict())
     compiled = torch.compile(modules[1], fullgraph=True, dynamic=True, backend="aot_eager")
     for step, n in enumerate((4, 4, 6)):
-        *_, y, idx = batch(n, seed=step)
-        found = []
-        for module, call in zip(modules, (modules[0], compiled), strict=True):
-            torch.manual_seed(step)
-            f_s, f_t = torch.randn(n, 3, requires_grad=True), torch.randn(n, 7, requires_grad=True)
-            with torch._dynamo.config.patch(error_on_recompile=step > 0):
-                loss = call(f_s, f_t, y, idx)
-            leaves = f_s, f_t, *module.parameters()
-            found.append([loss, *torch.autograd.grad(loss.sum(), leaves), *(b.clone() for b in module.buffers())])
-        torch.testing.assert_close(*found)
+        with torch._dynamo.config.patch(error_on_recompile=step > 0):
+            torch.testing.assert_close(*(a_step(call, n, step) for call in (modules[0], compiled)))
+
+
+def a_step(module, n, step):
+    """Loss, gradients, buffers after the step."""
+    torch.manual_seed(step)
+    f_s, f_t = torch.randn(n, 3, requires_grad=True), torch.randn(n, 7, requires_grad=True)
+    loss = module(f_s, f_t, *batch(n, seed=step)[2:])
+    gradients = torch.autograd.grad(loss.sum(), (f_s, f_t, *module.parameters()))
+    return [loss, *gradients, *(b.clone() for b in module.buffers())]
+
+
+@pytest.mark.parametrize("build", [CRDLoss, Likelihoods])
+def test_an_exported_graph_has_gradients(build):
+    """Of the first batch too, whose Z is computed from the embeddings and has none."""
+    torch.manual_seed(0)
+    module = build(options(s_dim=3))
+    examples = torch.randn(4, 3, requires_grad=True), torch.randn(4, 7, requires_grad=True), *batch()[2:]
+    program = torch.export.export(copy.deepcopy(module), examples).module()
+    for step in range(2):
+        torch.testing.assert_close(*(a_step(call, 4, step) for call in (module, program)))
