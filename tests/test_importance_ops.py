@@ -128,6 +128,68 @@ def test_log_weights_count_once():
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+def check_minus_infinity_in_one_set(which, value, dtype):
+    """A score of −inf stays −inf: that of candidate 4 overflows in set `which` alone, and v_4 = value.
+
+    The log-sum-exp of the other set is then v_4; that of `which` and the joint one leave the candidate out.
+    """
+    p, huge = problem(1, 40, 3, "plain", dtype), 2.0 ** (600 if dtype == torch.float64 else 100)
+    sides = [p.x.clone(), p.x * 0.5, p.y.clone()]
+    sides[which][:, 2], sides[1 - which][:, 2] = -huge, 0
+    sides[2][:, 2] = 1 / huge
+    sides[2][4, 2] = huge
+    v = torch.zeros(40, dtype=torch.float64)
+    v[4] = value
+
+    def results(implementation, to):
+        leaves = [t.to(to).requires_grad_() for t in sides]
+        lse = implementation.importance_statistics(*leaves, 1.3, 0.7, (None, None, None, v))[2:]
+        dx, dy = torch.autograd.grad(lse[which].sum(), (leaves[which], leaves[2]), retain_graph=True)
+        joint = torch.autograd.grad(lse[2].sum(), leaves[which])
+        others = torch.arange(40) != 4
+        return [dx, dy[others], *joint, *(t.detach() for t in (lse[which], lse[2], lse[1 - which]))]
+
+    *finite, other = truth = results(reference, torch.promote_types(dtype, torch.float32))
+    assert all(t.isfinite().all() for t in finite)
+    torch.testing.assert_close(other.item(), value, equal_nan=True)
+    error = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    for ours, expected in zip(results(ops, dtype), truth, strict=True):
+        torch.testing.assert_close(ours.double(), expected.double(), rtol=error, atol=error, equal_nan=True)
+
+
+def check_infinite_log_weight(value, dtype):
+    """v_4 = value, and candidate 4 is a negative of every other query: the rest do not know of it."""
+    p = problem(20, 40, 3, "plain", dtype)
+    v = torch.zeros(40, dtype=torch.float64)
+    v[4] = value
+    exclusions = (None, torch.arange(20) % 2, 2 - (torch.arange(40) == 4).long(), v)
+
+    def results(implementation, to):
+        leaves = [t.detach().to(to).requires_grad_() for t in (p.x, p.x.flip(0), p.y)]
+        lse = implementation.importance_statistics(*leaves, 1.3, 0.7, exclusions)[2:]
+        return [*lse, *torch.autograd.grad(sum(t.sum() for t in lse), leaves)]
+
+    error = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    for ours, expected in zip(results(ops, dtype), results(reference, torch.float64), strict=True):
+        torch.testing.assert_close(ours.double(), expected.double(), rtol=error, atol=error, equal_nan=True)
+
+
+EDGES_OF_FLOATS = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+
+
+@EDGES_OF_FLOATS
+@pytest.mark.parametrize("value", [INF, math.nan])
+@pytest.mark.parametrize("which", range(2))
+def test_minus_infinity_in_one_set(which, value, dtype):
+    check_minus_infinity_in_one_set(which, value, dtype)
+
+
+@EDGES_OF_FLOATS
+@pytest.mark.parametrize("value", [INF, math.nan])
+def test_infinite_log_weight(value, dtype):
+    check_infinite_log_weight(value, dtype)
+
+
 WRONG = [
     ("importance_statistics", {"x2": torch.zeros(4, 3, dtype=torch.float64)}, "x1 and x2 must have the same shape"),
     ("importance_statistics", {"x2": torch.zeros(5, 4, dtype=torch.float64)}, "x1 and x2 must have the same shape"),

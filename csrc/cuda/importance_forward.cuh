@@ -32,7 +32,7 @@ struct RowPartitions {
       Scalar highest[3], sum[3] = {};
 #pragma unroll
       for (int b = 0; b < Pairs::kCandidates; b++) {
-        // NaN, where an excluded pair's v is infinite, is not the highest
+        // NaN, where a score is -inf and v infinite, is not the highest
         const Scalar x1 = Pairs::at(s, a, b, 0), x2 = Pairs::at(s, a, b, 1),
                      v = kWeighted ? pairs.log_weight(tile, b) : Scalar(0);
         const Scalar s2 = fma(x2, second, v), logs[3] = {fma(x1, first, v), s2, fma(x1, first, s2)};
@@ -44,10 +44,11 @@ struct RowPartitions {
 #pragma unroll
       for (int b = 0; b < Pairs::kCandidates; b++) {
         const Scalar x1 = Pairs::at(s, a, b, 0), x2 = Pairs::at(s, a, b, 1),
-                     v = pairs.template log_weight_beside<kWeighted>(x1, x2, tile, b);
-        sum[0] += exp2_of(fma(x1, first, v - highest[0]));
-        sum[1] += exp2_of(fma(x2, second, v - highest[1]));
-        sum[2] += exp2_of(fma(x1, first, fma(x2, second, v - highest[2])));
+                     v = kWeighted ? pairs.log_weight(tile, b) : Scalar(0);
+        auto above = [&](int k) { return Pairs::template above<kWeighted>(highest[k], v); };
+        sum[0] += exp2_of(fma(x1, first, above(0)));
+        sum[1] += exp2_of(fma(x2, second, above(1)));
+        sum[2] += exp2_of(fma(x1, first, fma(x2, second, above(2))));
       }
 #pragma unroll
       for (int k = 0; k < 3; k++) {
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(kThreads) importance_forward(const __grid_cons
   Ring<T> ring(p.walk, shared);
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, true);
-  const QueryPairs<T, true> pairs(scores, p.second_scale);
+  const QueryPairs<T, true> pairs(scores, p.second_scale, p.queries);
   RowPartitions<T> partitions;
   walk_tiles(ring, place, [&](Tile<T>& s, int tile) {
     Scalar first = pairs.factor[0], second = pairs.factor[1];

@@ -58,6 +58,7 @@ struct Plan {
     params.products = products;
     params.dim = sides.p.dim;
     params.second_scale = p.second.scale;
+    params.queries = p.first.n();
     params.weights_detached = detached;
     params.scaled = !walk.queries_own;
     return params;

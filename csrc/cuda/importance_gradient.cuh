@@ -10,6 +10,7 @@ namespace mi::cuda {
 
 struct ImportanceGradientParams : GradientParams {
   const double* second_scale = nullptr;
+  int64_t queries = 0;            // n
   bool weights_detached = false;  // no g* in G''
   bool scaled = false;            // terms are of scale' G' and scale'' G''
 };
@@ -43,15 +44,14 @@ struct ImportanceWeights {
     for (int a = 0; a < Pairs::kQueries; a++) {
       const auto* term = pairs.queries(tile).term + pairs.first_query() + pairs.query(a);
       const PairTerms<Scalar> terms{term[0], term[kInterleave]};
-      // one beyond the last, which is nobody's negative either
-      const bool no_query = terms.first.sign == 0 && terms.second.sign == 0 && terms.joint_factor() == 0;
 #pragma unroll
       for (int b = 0; b < Pairs::kCandidates; b++) {
         Scalar &x1 = Pairs::at(s, a, b, 0), &x2 = Pairs::at(s, a, b, 1);
-        const Scalar v = no_query ? Scalar(0) : pairs.template log_weight_beside<kWeighted>(x1, x2, tile, b);
-        const Scalar e1 = exp2_of(fma(x1, first, v - terms.first.reference)),
-                     e2 = exp2_of(fma(x2, second, v - terms.second.reference)),
-                     both = exp2_of(fma(x1, first, fma(x2, second, v - terms.joint_reference())));
+        const Scalar v = kWeighted ? pairs.log_weight(tile, b) : Scalar(0);
+        auto above = [&](Scalar reference) { return Pairs::template above<kWeighted>(reference, v); };
+        const Scalar e1 = exp2_of(fma(x1, first, above(terms.first.reference))),
+                     e2 = exp2_of(fma(x2, second, above(terms.second.reference))),
+                     both = exp2_of(fma(x1, first, fma(x2, second, above(terms.joint_reference()))));
         const Scalar joint = terms.joint_factor() * both;
         x1 = fma(terms.first.sign, e1, joint);
         x2 = fma(terms.second.sign, e2, joint_ratio * joint);
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kThreads) importance_products(const __grid_con
   Ring<T> ring(p.walk, shared);
   const Place<T> place;
   const Scores<T> scores(p.walk, ring, place, true);
-  const QueryPairs<T, kQueriesOwn> pairs(scores, p.second_scale);
+  const QueryPairs<T, kQueriesOwn> pairs(scores, p.second_scale, p.queries);
   const ImportanceWeights<T, kQueriesOwn> weights(p, pairs);
   const FixedWeights<T> positives(p, ring, place);
   double* const nowhere[2] = {};

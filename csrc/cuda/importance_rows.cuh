@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 }
 
 // g e^{s - lse} = factor 2^(s - reference), s in log2 units: what rounding takes from the reference, the factor makes
-// up for.
+// up for. Where lse is +inf a score that is too makes NaN of the factor 0, as e^{inf - inf} is.
 template <class Scalar>
 struct WeightTerm {
   Scalar reference, factor;
@@ -80,7 +80,7 @@ struct WeightTerm {
     const bool none = g == 0 || lse == -kInfinity;
     reference = none ? highest : static_cast<Scalar>(lse * kLog2E);
     const double rest = lse * kLog2E - static_cast<double>(reference);
-    factor = static_cast<Scalar>(none ? 0 : g * exp2(rest == rest ? -rest : 0));
+    factor = static_cast<Scalar>(none || lse == kInfinity ? 0 : g * exp2(-rest));
   }
 };
 

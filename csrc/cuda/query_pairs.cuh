@@ -29,12 +29,14 @@ struct QueryPairs {
   static constexpr int kCandidates = 2 * (kQueriesOwn ? T::kColumnBlocks : T::kRowBlocks);
 
   const Scores<T>& scores;
-  Scalar factor[2];  // from products to scores, log2 units
-  bool weighted;     // candidates have log-weights
+  Scalar factor[2];      // from products to scores, log2 units
+  const int64_t& count;  // n
+  bool weighted;         // candidates have log-weights
 
-  __device__ QueryPairs(const Scores<T>& scores, const double* second_scale)
+  __device__ QueryPairs(const Scores<T>& scores, const double* second_scale, const int64_t& count)
       : scores(scores),
         factor{scores.affine.factor, static_cast<Scalar>(*second_scale * kLog2E)},
+        count(count),
         weighted((kQueriesOwn ? scores.walk.streamed : scores.walk.owner).log_weight) {}
 
   // Of the a-th query of set h with the b-th candidate.
@@ -71,11 +73,11 @@ struct QueryPairs {
   __device__ __forceinline__ Scalar log_weight(int tile, int b) const {
     return candidates(tile).log_weight[first_candidate() + candidate(b)];
   }
-  // v_j beside both scores of a pair: none where they are -inf, as an excluded pair's, for there is no -inf + inf.
+  // v_j - reference beside a score: the highest number instead of +inf, so that -inf, as an excluded pair's, stays
+  // -inf; the exponential of any other score is infinite all the same.
   template <bool kWeighted>
-  __device__ __forceinline__ Scalar log_weight_beside(Scalar s1, Scalar s2, int tile, int b) const {
-    constexpr Scalar kInf = static_cast<Scalar>(kInfinity);
-    return !kWeighted || (s1 == -kInf && s2 == -kInf) ? Scalar(0) : log_weight(tile, b);
+  static __device__ __forceinline__ Scalar above(Scalar reference, Scalar log_weight) {
+    return kWeighted ? fmin(log_weight - reference, kHighest<T>) : -reference;
   }
 
   // The candidate that is the a-th query's positive, within the warp's tile; -1 where it is elsewhere.
@@ -84,8 +86,7 @@ struct QueryPairs {
   }
 
   // Products become scores, log2 units, without log-weights: v_j enters each sum once. -inf in both sets where the pair
-  // is no negative. positive: of both sets [queries], null: not asked
-  // for.
+  // is no negative or has no query, NaN where v_j is. positive: of both sets [queries], null: not asked for.
   __device__ void finish(Tile<T>& s, int tile, double* const* positive, const double* second_scale) const {
     constexpr Scalar kInf = static_cast<Scalar>(kInfinity);
     const Walk& walk = scores.walk;
@@ -94,12 +95,14 @@ struct QueryPairs {
 #pragma unroll
     for (int a = 0; a < kQueries; a++) {
       const int is_positive = target(tile, a);
+      const bool no_query =
+          !kQueriesOwn && PairedRow(scores.ring.first_column(tile) + first_query() + query(a)).query >= count;
       const int64_t label = walk.owner.label ? queries(tile).label[first_query() + query(a)] : 0;
       Scalar found[2] = {};
 #pragma unroll
       for (int b = 0; b < kCandidates; b++) {
         const int j = candidate(b);
-        const bool gone = (kQueriesOwn && j >= left) || j == is_positive ||
+        const bool gone = (kQueriesOwn && j >= left) || no_query || j == is_positive ||
                           (weighted && log_weight(tile, b) == -kInf) ||
                           (walk.owner.label && label == candidates(tile).label[first_candidate() + j]);
 #pragma unroll
@@ -111,6 +114,20 @@ struct QueryPairs {
       }
       if (kQueriesOwn && positive[0]) write_positives(found, is_positive, a, positive, second_scale);
       read_again();
+      if (weighted) spread_nan(s, a, tile);
+    }
+  }
+
+  // A negative's scores are NaN where its v is: `above` takes that for +inf.
+  __device__ __forceinline__ void spread_nan(Tile<T>& s, int a, int tile) const {
+#pragma unroll
+    for (int b = 0; b < kCandidates; b++) {
+      const Scalar v = log_weight(tile, b);
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        Scalar& x = at(s, a, b, h);
+        x = v != v && x != -static_cast<Scalar>(kInfinity) ? v : x;
+      }
     }
   }
 

@@ -184,7 +184,7 @@ def interpolated(scores: Scores, alpha: float, log_baseline: Tensor) -> Tensor:
 
 
 def jensen_shannon(scores: Scores, offset: bool = False) -> Tensor:
-    r"""mean −softplus(−p) − mean_neg softplus(s); [DIM] eq. 4, positives left out of the marginal ([DIM] A.2).
+    r"""mean −softplus(−p) − mean_neg softplus(s); [DIM] eq. 4, positives left out of the marginal as in its code.
 
     It ranks like MI but is no estimate of it: with offset=True, + 2 log 2, it estimates 2·JSD(joint ‖ marginals).
     Nats, to maximise.

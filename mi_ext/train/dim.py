@@ -2,9 +2,9 @@
 
 A convolutional encoder turns a digit into a 7×7 map of local features and, from the map, a code of 64 numbers. Without
 labels it is trained to maximise a bound on the mutual information of the code with every place of the map: the score of
-code i and place (k, l) is <g(code_i), h(local_kl)>, g a small network and h one applied to each place ([DIM] A.2,
-encode-and-dot). Negatives are all places of the other digits of a batch (`mi_ext.scores.LocalGlobalScores`). The
-layer of 256 units before the code, the paper's "fc", is then judged by a linear classifier, against pixels and against
+code i and place (k, l) is <g(code_i), h(local_kl)>, g a small network and h one applied to each place (encode-and-dot
+in [DIM]). Negatives are all places of the other digits of a batch (`mi_ext.scores.LocalGlobalScores`). The layer of 256
+units before the code, the paper's "fc", is then judged by a linear classifier, against pixels and against
 the same layer before training; the code itself, squeezed to 64 numbers, carries less of the digit.
 
 The paper has 50 000 colour images for hundreds of epochs; this has the 4000 digits of `mi_ext.train.mnist`, batches of

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from problems import DTYPES, EXCLUSIONS, check, laid_out, problem
-from test_importance_ops import separate
+from test_importance_ops import check_infinite_log_weight, check_minus_infinity_in_one_set, separate
 
 from mi_ext import ops, reference
 
@@ -150,6 +150,18 @@ def test_special_values_stay_in_their_rows(value, dtype):
     truth = reference.importance_statistics(*(t.double() for t in sides), 1.3, 0.7, NO_EXCLUSIONS)[2:]
     for one, expected in zip(ours, truth, strict=True):
         torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@FLOATS
+@pytest.mark.parametrize("which", range(2))
+def test_minus_infinity_in_one_set(which, dtype):
+    check_minus_infinity_in_one_set(which, torch.inf, dtype)
+
+
+@FLOATS
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_infinite_log_weight(value, dtype):
+    check_infinite_log_weight(value, dtype)
 
 
 def test_a_target_outside_the_candidates_has_no_positive():
