@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from problems import ISAS, PARTS, Problem, evaluate, problem
+from problems import CALLS, ISAS, PARTS, Problem, check, evaluate, problem
 
-from mi_ext import _C, ops
+from mi_ext import _C, DotScores, ops
 
 AMX = [isa for isa in ISAS if isa.endswith("+amx")]
 BY_PARTS = [isa for isa in ISAS if isa.endswith(PARTS)]
@@ -28,15 +28,18 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[name].nan_to_num(nan=7.0), b[name].nan_to_num(nan=7.0)) for name in a)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("isa", AMX)
 def test_large_products_are_of_parts(isa):
-    """Where n m (d - 48) reaches 2^26; the last digits show who multiplied."""
+    """Where n m (d - 48) reaches 2^26 for 64 queries or more a thread; the last digits show who multiplied."""
     large, small = (
         problem(1024, 1024, 112, "targets", torch.float32),
         problem(1024, 1023, 112, "targets", torch.float32),
     )
     assert not same(values(large, isa, False), values(large, PLAIN, False))
     assert same(values(small, isa, False), values(small, PLAIN, False))
+    few = problem(63, 9000, 200, "targets", torch.float32)
+    assert same(values(few, isa, False), values(few, PLAIN, False))
 
 
 @pytest.mark.parametrize("isa", AMX)
@@ -66,3 +69,55 @@ def test_scores_are_no_worse_than_float32(isa, d):
         log_weight[j] = 0
         score = ops.dot_statistics(x, y, torch.tensor(1.0), (None, None, None, log_weight))[1]
         assert ((score - truth[:, j]).abs() <= 2.0**-21 * sizes[:, j]).all()
+
+
+@pytest.mark.parametrize("isa", BY_PARTS, indirect=True)
+@pytest.mark.parametrize("call", CALLS)
+def test_long_vectors(isa, call):
+    """Beyond the 512 columns of y that are split together."""
+    check(call, problem(100, 193, 528, "everything", torch.float32))
+
+
+def unit_rows(*shape: int, seed: int) -> torch.Tensor:
+    rows = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def close_pairs():
+    """Losses of 1e-28 at CLIP's greatest scale."""
+    y = unit_rows(256, 128, seed=0)
+    x = torch.nn.functional.normalize(y + 0.001 * unit_rows(256, 128, seed=1), dim=1)
+    return x, y, 100.0, lambda scores: scores.cross_entropy()
+
+
+def unlikely_pairs():
+    x, y = unit_rows(256, 128, seed=0), unit_rows(256, 128, seed=1)
+    return x, y, 10.0, lambda scores: scores.negative_softplus_sum()
+
+
+def close_pairs_both_ways():
+    """CLIP's weights carry the upstream gradients themselves."""
+    x, y, scale, _ = close_pairs()
+
+    def loss(scores):
+        columns = scores.column_negative_lse
+        return torch.nn.functional.softplus(torch.stack([scores.negative_lse, columns]) - scores.positive).sum()
+
+    return x, y, scale, loss
+
+
+@pytest.mark.parametrize("isa", BY_PARTS, indirect=True)
+@pytest.mark.parametrize("case", [close_pairs, unlikely_pairs, close_pairs_both_ways])
+def test_small_gradients_keep_their_digits(isa, case):
+    """Parts are zero below 2^-126, so what is summed is measured against its largest first."""
+    bias = torch.tensor(-80.0 if case is unlikely_pairs else 0.0)
+    x, y, scale, loss = case()
+
+    def gradients(dtype):
+        inputs = [t.to(dtype).requires_grad_() for t in (x, y)]
+        bias_of = {"bias": bias.to(dtype)} if bias else {}
+        return torch.autograd.grad(loss(DotScores(*inputs, scale, **bias_of)), inputs)
+
+    for ours, truth in zip(gradients(torch.float32), gradients(torch.float64), strict=True):
+        assert truth.norm() > 0
+        assert (ours - truth).norm() < 5e-5 * truth.norm()

@@ -12,7 +12,7 @@ template <class T, class Weights>
 struct DenseCandidateWalk {
   static constexpr int kLog2Rows = 6;
   static constexpr int64_t kRows = int64_t{1} << kLog2Rows;  // of a block of the bank
-  static constexpr int64_t kPairsForEach = 4;                // products, at most, for each that is asked for
+  static constexpr int64_t kPairsForEach = 4;                // products for each that is asked for, that pay
 
   struct Slot {
     T* rows = nullptr;    // y [kRows][dim], where the bank is of another type

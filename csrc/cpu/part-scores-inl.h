@@ -47,8 +47,9 @@ struct BlockScores<float> {
   void prepare(int64_t j, int64_t count) const {
     first = j;
     const int64_t width = transposed.width;
-    multiply_parts<false>(matrix_of(candidates, j, count, 0, width), {transposed.lanes, squares(width)},
-                          transposed.scores, kQueryBlock, vectors() * kLanes<float>, false);
+    if (vectors() == 0) return;
+    multiply_parts<false, false>(matrix_of(candidates, j, count, 0, width), {transposed.lanes, squares(width)},
+                                 transposed.scores, kQueryBlock, vectors() * kLanes<float>);
   }
 
   template <int kRows, int kVectors>

@@ -73,26 +73,48 @@ MI_INLINE void transpose(__m512i (&rows)[16]) {
   }
 }
 
-// Element (r, c) at data + (c / 64) chunk + r pitch + c % 64.
+// Element (r, c) at data + (c / 64) chunk + r pitch + c % 64, times a factor; 0 beyond rows and columns.
 struct FloatMatrix {
   const float* data;
   int64_t pitch;
   int64_t rows, columns;
   int64_t chunk = kChunk;
+  float factor = 1;
 
-  // Calls body(at) with at(r, c): the 16 elements from (row + r, column + c) on, columns a multiple of 16, for r <
-  // height, c < width; zeros beyond rows and columns.
+  // 16 elements from (r, c) on, c a multiple of 16, before the factor.
+  inline __attribute__((always_inline)) __m512 load16(int64_t r, int64_t c) const {
+    const int64_t left = r < rows ? columns - c : 0;
+    const unsigned there = left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>(there), data + c / kChunk * chunk + r * pitch + c % kChunk);
+  }
+
+  // Calls body(at), at(r, c) being the 16 elements from (row + r, column + c) on, r < height, c < width.
   template <class Body>
   inline __attribute__((always_inline)) void from(int64_t row, int64_t column, int64_t height, int64_t width,
                                                   Body&& body) const {
     const float* first = data + column / kChunk * chunk + row * pitch + column % kChunk;
+    const __m512 times = _mm512_set1_ps(factor);
     if (row + height <= rows && column + width <= columns)
-      return body([=, this](int64_t r, int64_t c) { return _mm512_loadu_ps(first + r * pitch + c); });
-    body([=, this](int64_t r, int64_t c) {
-      const int64_t left = row + r < rows ? columns - column - c : 0;
-      const unsigned there = left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
-      return _mm512_maskz_loadu_ps(static_cast<__mmask16>(there), first + r * pitch + c);
-    });
+      return body([=, this](int64_t r, int64_t c) { return times * _mm512_loadu_ps(first + r * pitch + c); });
+    body([=, this](int64_t r, int64_t c) { return times * load16(row + r, column + c); });
+  }
+
+  // The power of two below the largest element: divided by it, numbers lose no digits as parts, which are zero below
+  // 2^-126. 1 where nothing is, or something is not finite.
+  float unit() const {
+    constexpr int kExponent = 0x7f800000, kHighest = 253 << 23;
+    __m512i largest[2] = {};
+    for (int64_t c = 0; c < columns; c += 16)
+      for (int64_t r = 0; r < rows; r++) {
+        const __m512 there =
+            columns - c >= 16 ? _mm512_loadu_ps(data + c / kChunk * chunk + r * pitch + c % kChunk) : load16(r, c);
+        largest[r % 2] = _mm512_max_epi32(largest[r % 2], (__m512i)_mm512_abs_ps(there));
+      }
+    const int bits = _mm512_reduce_max_epi32(_mm512_max_epi32(largest[0], largest[1])) & kExponent;
+    if (bits == 0 || bits > kHighest) return 1;
+    float power;
+    std::memcpy(&power, &bits, sizeof(power));
+    return power;
   }
 };
 
@@ -155,6 +177,7 @@ MI_NOINLINE void split_lanes_of_columns(const FloatMatrix& m, uint32_t* out) {
 // next only one of the two changes.
 MI_INLINE void multiply_square(const uint32_t* a, const uint32_t* b, int64_t steps, float* c, int64_t c_pitch) {
   constexpr int64_t kLine = kStepPairs * 4;
+  asm volatile("" ::: "memory");  // the loads of tiles do not say what they read
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -189,35 +212,46 @@ MI_INLINE void multiply_square(const uint32_t* a, const uint32_t* b, int64_t ste
   _tile_stored(3, lower + kHalf, pitch);
 }
 
-// C [rows][columns], at most a square of it, columns a multiple of 16: what is there, if it is kept, plus a sum that is
-// formed by itself, so that the error grows with the number of sums, not of products.
+// C [rows][columns], at most a square of it, columns a multiple of 16: C += units A B. The sum of a square is formed by
+// itself, so that the error grows with the number of sums, not of products.
 MI_INLINE void add_square(const uint32_t* a, const uint32_t* b, int64_t steps, float* c, int64_t c_pitch, int64_t rows,
-                          int64_t columns, bool keep) {
-  if (!keep && rows >= kSquare && columns >= kSquare) return multiply_square(a, b, steps, c, c_pitch);
+                          int64_t columns, const float (&units)[2]) {
   alignas(64) float square[kSquare * kSquare];
   multiply_square(a, b, steps, square, kSquare);
   for (int64_t k = 0; k < smaller(columns, kSquare); k += kLanes<float>)
     for (int64_t r = 0; r < smaller(rows, kSquare); r++) {
-      const Vec<float> sum = load(square + r * kSquare + k);
-      store(c + r * c_pitch + k, keep ? load(c + r * c_pitch + k) + sum : sum);
+      float* place = c + r * c_pitch + k;
+      store(place, load(place) + load(square + r * kSquare + k) * units[0] * units[1]);
     }
 }
 
-// B, of which a square has `pitch` steps.
+// The same with C = A B.
+MI_INLINE void write_square(const uint32_t* a, const uint32_t* b, int64_t steps, float* c, int64_t c_pitch,
+                            int64_t rows, int64_t columns) {
+  if (rows >= kSquare && columns >= kSquare) return multiply_square(a, b, steps, c, c_pitch);
+  for (int64_t r = 0; r < smaller(rows, kSquare); r++)
+    std::memset(c + r * c_pitch, 0, smaller(columns, kSquare) * sizeof(float));
+  add_square(a, b, steps, c, c_pitch, rows, columns, {1, 1});
+}
+
+// B, divided by `unit`; a square has `pitch` steps.
 struct Lanes {
   const uint32_t* words;
   int64_t pitch;
+  float unit = 1;
 };
 
-// Steps that are multiplied at a time: those of 32 rows of A and of 32 lanes of B fit the nearest cache together.
+// Steps that are multiplied at a time: 32 rows of A, 24 KB, stay in the nearest cache while lanes of B pass.
 constexpr int64_t kMostSteps = 4;
 
-// C [rows][columns] = A B, plus C if it is kept, A [rows][K] being the matrix, or, transposed, its transpose.
-template <bool kTransposed>
-MI_NOINLINE void multiply_parts(const FloatMatrix& a, const Lanes& b, float* c, int64_t c_pitch, int64_t columns,
-                                bool keep) {
+// C [rows][columns] = A B or, for kSums, C += A B. A [rows][K] is the matrix, or, transposed, its transpose. Numbers
+// that are summed are weights and may be as small as float32 goes: 32 rows at a time are divided by their unit.
+template <bool kTransposed, bool kSums>
+MI_NOINLINE void multiply_parts(FloatMatrix a, const Lanes& b, float* c, int64_t c_pitch, int64_t columns) {
   const int64_t rows = kTransposed ? a.columns : a.rows, steps = squares(kTransposed ? a.rows : a.columns);
   const int64_t passes = round_up(steps, kMostSteps) / kMostSteps;
+  const float unit = kSums ? a.unit() : 1;
+  a.factor = 1 / unit;
   alignas(64) uint32_t left[kMostSteps * kStepWords];
   const TileRegisters registers;
   for (int64_t pass = 0; pass < passes; pass++) {
@@ -230,7 +264,11 @@ MI_NOINLINE void multiply_parts(const FloatMatrix& a, const Lanes& b, float* c, 
         }
       for (int64_t k = 0; k < columns; k += kSquare) {
         const uint32_t* right = b.words + (k / kSquare * b.pitch + first) * kStepWords;
-        add_square(left, right, count, c + r * c_pitch + k, c_pitch, rows - r, columns - k, keep || pass > 0);
+        float* place = c + r * c_pitch + k;
+        if (kSums || pass > 0)
+          add_square(left, right, count, place, c_pitch, rows - r, columns - k, {unit, b.unit});
+        else
+          write_square(left, right, count, place, c_pitch, rows - r, columns - k);
       }
     }
   }

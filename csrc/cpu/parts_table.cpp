@@ -41,43 +41,55 @@ static float largest_of(const Features& features, Dtype dtype, int64_t dim, int 
   return value;
 }
 
-// What splitting costs a pair is worth the products of so many columns of d; a call has a cost of its own.
-constexpr int64_t kWorthColumns = 48, kLeastGain = int64_t{1} << 26;
+// What splitting costs a pair is worth the products of so many columns of d; a call has a cost of its own; and the
+// candidates are split for every block of queries, which must be worth it.
+constexpr int64_t kWorthColumns = 48, kLeastGain = int64_t{1} << 26, kLeastQueries = 64;
 
-// Parts lose what is below 2^-126 and overflow as products do; NaN and infinity have none.
-static bool splits(const DotProblem& p) {
-  if (p.dtype == Dtype::kFloat64) return false;
-  if (!split_always() && p.n() * p.m() * (p.dim - kWorthColumns) < kLeastGain) return false;
-  const auto fits = [](double largest) { return largest > 0x1p-50 && largest < 0x1p50; };
+static bool pays(const DotProblem& p, int64_t queries_of_a_slot) {
+  return queries_of_a_slot >= kLeastQueries && p.n() * p.m() * (p.dim - kWorthColumns) >= kLeastGain;
+}
+
+// As products of float32 would do, or better: parts are 0 below 2^-126, and NaN and infinity have none.
+static bool splits(const DotProblem& p, int64_t queries_of_a_slot) {
+  if (p.dtype == Dtype::kFloat64 || !(split_always() || pays(p, queries_of_a_slot))) return false;
+  const auto fits = [](double largest) { return largest > 0x1p-24 && largest < 0x1p40; };
   const float queries = largest_of(p.queries, p.dtype, p.dim, p.threads);
   return fits(queries) && fits(queries * std::abs(p.scale)) &&
          fits(largest_of(p.candidates, p.dtype, p.dim, p.threads));
 }
 
+// Of a walk over blocks of queries, and of one for statistics.
+static bool splits_blocks(const DotProblem& p) { return splits(p, p.n() / BlockGrid<float>{p, kRowsHigh}.groups); }
+static bool splits_statistics(const DotProblem& p) {
+  const int slots = statistics_slots<float>(p);
+  return splits(p, statistics_parts(p, slots) == 1 ? p.n() / slots : p.n());
+}
+
 static void dot_fused_of(const DotProblem& p, const PartitionWeights& weights, const double* external_positive,
                          const DotStatistics& statistics, const DotGradients& g, double* positive_gradient) {
   const bool pairs = p.dtype == Dtype::kBFloat16 && g.candidates;
-  const auto run = !pairs && splits(p) ? fused<float> : plain().dot.fused;
+  const bool split = !pairs && (g.candidates ? splits_blocks(p) : splits_statistics(p));
+  const auto run = split ? fused<float> : plain().dot.fused;
   run(p, weights, external_positive, statistics, g, positive_gradient);
 }
 
 static DotKernels dot_kernels() {
   return {
       [](const DotProblem& p, const DotStatistics& statistics) {
-        (splits(p) ? dot_statistics<float> : plain().dot.statistics)(p, statistics);
+        (splits_statistics(p) ? dot_statistics<float> : plain().dot.statistics)(p, statistics);
       },
       dot_fused_of,
       [](const DotProblem& p, const UpstreamGradients& up, const double* positive, const DotGradients& g) {
         const auto ours = up.column_negative_lse ? row_column_gradient<float> : row_gradient<float>;
-        (splits(p) ? ours : plain().dot.gradient)(p, up, positive, g);
+        (splits_blocks(p) ? ours : plain().dot.gradient)(p, up, positive, g);
       },
       [](const DotProblem& p, double* positive, double* value, const DotGradients& g) {
-        (splits(p) ? softplus_sum<float> : plain().dot.softplus_sum)(p, positive, value, g);
+        (splits_blocks(p) ? softplus_sum<float> : plain().dot.softplus_sum)(p, positive, value, g);
       },
   };
 }
 
-static bool splits(const ImportanceProblem& p) { return splits(p.first) && splits(p.second); }
+static bool splits(const ImportanceProblem& p) { return splits_blocks(p.first) && splits_blocks(p.second); }
 
 static ImportanceKernels importance_kernels() {
   return {

@@ -86,6 +86,8 @@ MI_NOINLINE void column_exponential_tile(const BlockScores<T>& scores, const Row
   exponentiate_rows<false>(s, rows, Referenced<T>{}, lane, static_cast<T*>(nullptr));
 }
 
+MI_INLINE int statistics_parts(const DotProblem& p, int slots) { return p.n() >= slots * kQueryBlock / 2 ? 1 : slots; }
+
 template <class T>
 struct StatisticsWalk {
   struct Slot {
@@ -103,7 +105,7 @@ struct StatisticsWalk {
   bool with_products;
   int slot_count;
   // Slots share the queries out, or, when these are few, the candidates: every query then has a part in each slot.
-  int parts = p.n() >= slot_count * kQueryBlock / 2 ? 1 : slot_count;
+  int parts = statistics_parts(p, slot_count);
   int64_t width = padded<T>(p.dim);
   Candidates<T> candidates = {};
   CandidateSide<T> side = {};

@@ -17,6 +17,7 @@ struct TileRegisters {
       uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } config;
+    asm volatile("" ::"r"(&config) : "memory");  // _tile_loadconfig does not say that it reads it all
     _tile_loadconfig(&config);
   }
   ~TileRegisters() { _tile_release(); }
