@@ -31,7 +31,7 @@ struct GradientProducts<float> {
     FloatMatrix matrix{scaled, width, queries.rows, width};
     *unit = matrix.unit();
     matrix.factor = 1 / *unit;
-    split_lanes_of_columns(matrix, weighted);
+    split_lanes<false>(matrix, weighted);
   }
 
   void add_to_queries(const float* weights, const Candidates<float>& y, int64_t first, int64_t count,
@@ -41,7 +41,7 @@ struct GradientProducts<float> {
     for (int64_t j = 0; j < count; j += kCandidateBlock)
       for (int64_t k = 0; k < width; k += kColumns) {
         const int64_t depth = smaller(kCandidateBlock, count - j), columns = smaller(kColumns, width - k);
-        split_lanes_of_columns(matrix_of(y, first + j, depth, k, columns), lanes);
+        split_lanes<false>(matrix_of(y, first + j, depth, k, columns), lanes);
         multiply_parts<true, true>({weights + j * kQueryBlock, kQueryBlock, depth, queries.rows},
                                    {lanes, squares(depth)}, sums + k, width, columns);
       }

@@ -24,7 +24,7 @@ struct TransposedQueries<float> {
   void fill(const DotProblem& p, const QueryBlock<float>& queries) const {
     const double factor = p.scale * kLog2E;
     for (int64_t k = 0; k < queries.rows * width; k++) scaled[k] = static_cast<float>(queries.natural[k] * factor);
-    split_lanes_of_rows({scaled, width, queries.rows, width}, lanes);
+    split_lanes<true>({scaled, width, queries.rows, width}, lanes);
   }
 };
 

@@ -155,22 +155,14 @@ MI_INLINE void split_columns(const FloatMatrix& m, int64_t column, int64_t step,
   });
 }
 
-// B from a matrix whose rows are its lanes.
-MI_NOINLINE void split_lanes_of_rows(const FloatMatrix& m, uint32_t* out) {
-  for (int64_t row = 0; row < m.rows; row += kHalf)
-    for (int64_t step = 0; step < squares(m.columns); step++)
-      split_rows<true>(
-          m, row, step,
-          out + (row / kSquare * squares(m.columns) + step) * kStepWords + row % kSquare / kHalf * kTileWords);
-}
-
-// B from a matrix whose columns are its lanes.
-MI_NOINLINE void split_lanes_of_columns(const FloatMatrix& m, uint32_t* out) {
-  for (int64_t column = 0; column < m.columns; column += kHalf)
-    for (int64_t step = 0; step < squares(m.rows); step++)
-      split_columns<false>(
-          m, column, step,
-          out + (column / kSquare * squares(m.rows) + step) * kStepWords + column % kSquare / kHalf * kTileWords);
+// B from a matrix of which the rows, or else the columns, are its lanes.
+template <bool kRows>
+MI_NOINLINE void split_lanes(const FloatMatrix& m, uint32_t* out) {
+  const int64_t lanes = kRows ? m.rows : m.columns, steps = squares(kRows ? m.columns : m.rows);
+  const auto split = kRows ? split_rows<true> : split_columns<false>;
+  for (int64_t lane = 0; lane < lanes; lane += kHalf)
+    for (int64_t step = 0; step < steps; step++)
+      split(m, lane, step, out + (lane / kSquare * steps + step) * kStepWords + lane % kSquare / kHalf * kTileWords);
 }
 
 // C [32][32] = A B over `steps`. Tiles 0-3: C, 4-5: a part of A, 6-7: a part of B; from one product of parts to the

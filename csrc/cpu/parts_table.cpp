@@ -49,7 +49,7 @@ static bool pays(const DotProblem& p, int64_t queries_of_a_slot) {
   return queries_of_a_slot >= kLeastQueries && p.n() * p.m() * (p.dim - kWorthColumns) >= kLeastGain;
 }
 
-// As products of float32 would do, or better: parts are 0 below 2^-126, and NaN and infinity have none.
+// Whether parts do as well as float32: they are 0 below 2^-126, and NaN and infinity have none.
 static bool splits(const DotProblem& p, int64_t queries_of_a_slot) {
   if (p.dtype == Dtype::kFloat64 || !(split_always() || pays(p, queries_of_a_slot))) return false;
   const auto fits = [](double largest) { return largest > 0x1p-24 && largest < 0x1p40; };
