@@ -114,7 +114,7 @@ template <class T>
 struct GradientWalk {
   struct Slot : BlockProducts<T> {
     TransposedQueries<T> transposed;
-    T* weights = nullptr;  // E [kCandidateBlock][kQueryBlock]
+    T* weights = nullptr;  // E [GradientProducts::kGroup][kQueryBlock]
     GradientProducts<T> gradient;
     T *lane_a = nullptr, *lane_b = nullptr;  // [kQueryBlock] the weights' own state
   };
@@ -140,7 +140,7 @@ struct GradientWalk {
     for (int s = 0; s < grid.slots(); s++) {
       slots[s].place(p, arena);
       slots[s].transposed.place(p, arena);
-      slots[s].weights = arena.take<T>(kCandidateBlock * kQueryBlock);
+      slots[s].weights = arena.take<T>(GradientProducts<T>::kGroup * kQueryBlock);
       slots[s].gradient.place(p, g.candidates, arena);
       slots[s].lane_a = arena.take<T>(kQueryBlock);
       slots[s].lane_b = arena.take<T>(kQueryBlock);
@@ -184,8 +184,8 @@ struct GradientWalk {
     const auto weights = begin(s);
     if (g.candidates) slot.gradient.weigh(slot.queries, slot.coefficient);
     std::memset(slot.products, 0, slot.queries.rows * width * sizeof(T));
-    for (int64_t first = columns.first; first < columns.last; first += kCandidateBlock) {
-      const int64_t last = smaller(first + kCandidateBlock, columns.last);
+    for (int64_t first = columns.first; first < columns.last; first += GradientProducts<T>::kGroup) {
+      const int64_t last = smaller(first + GradientProducts<T>::kGroup, columns.last);
       for_score_tiles(
           scores, first, last,
           [&](auto tile_rows, auto vectors, int64_t j, int64_t vector) {
@@ -193,11 +193,8 @@ struct GradientWalk {
                 scores, weights, j, vector, slot.weights + (j - first) * kQueryBlock);
           },
           [&](int64_t) { fold(s); });
-      if (g.queries)
-        slot.gradient.add_to_queries(slot.weights, candidates, first, last - first, slot.queries, slot.products);
-      if (g.candidates)
-        slot.gradient.add_to_candidates(slot.weights, last - first, slot.queries,
-                                        candidate_sums[grid.group(s)].sums + first * width, width);
+      slot.gradient.add(slot.weights, candidates, {first, last}, slot.queries, g.queries ? slot.products : nullptr,
+                        g.candidates ? candidate_sums[grid.group(s)].sums + first * width : nullptr);
     }
   }
 

@@ -16,7 +16,7 @@ template <class T>
 struct ImportanceWalk {
   struct Side : BlockProducts<T> {  // c = 1: the weights are G
     TransposedQueries<T> transposed;
-    T* weights = nullptr;  // G [kProductGroup][kQueryBlock], where no exponentials are kept
+    T* weights = nullptr;  // G [GradientProducts::kGroup][kQueryBlock], where no exponentials are kept
     GradientProducts<T> gradient;
   };
   struct Slot {
@@ -82,7 +82,7 @@ struct ImportanceWalk {
     side.place(problem, arena);
     side.transposed.place(problem, arena);
     if (g == nullptr) return;
-    if (!keep) side.weights = arena.take<T>(kProductGroup * kQueryBlock);
+    if (!keep) side.weights = arena.take<T>(GradientProducts<T>::kGroup * kQueryBlock);
     side.gradient.place(problem, g->candidates, arena);
   }
 
@@ -177,8 +177,8 @@ struct ImportanceWalk {
       std::memset(side.products, 0, side.queries.rows * width * sizeof(T));
     }
     const Range columns = grid.candidates(s);
-    for (int64_t first = columns.first; first < columns.last; first += kProductGroup)
-      add_products(s, scores, first, smaller(kProductGroup, columns.last - first));
+    for (int64_t first = columns.first; first < columns.last; first += GradientProducts<T>::kGroup)
+      add_products(s, scores, first, smaller(GradientProducts<T>::kGroup, columns.last - first));
   }
 
   void add_products(int s, const ScorePairs<T>& scores, int64_t first, int64_t count) {
@@ -201,10 +201,8 @@ struct ImportanceWalk {
     for (int h = 0; h < 2; h++) {
       const Side& side = sides[h][s];
       if (!slot.factors.flows[h]) continue;
-      side.gradient.add_to_queries(weights[h], candidates, first, count, side.queries, side.products);
-      if (g->candidates)
-        side.gradient.add_to_candidates(weights[h], count, side.queries,
-                                        candidate_sums[grid.group(s)].sums + first * width, width);
+      side.gradient.add(weights[h], candidates, {first, first + count}, side.queries, side.products,
+                        g->candidates ? candidate_sums[grid.group(s)].sums + first * width : nullptr);
     }
   }
 

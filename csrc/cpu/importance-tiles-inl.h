@@ -10,12 +10,15 @@ namespace MI_ISA {
 // Both score tiles before their log-weights, so that v_j enters the joint score once.
 template <class T>
 struct ScorePairs {
+  using Scalar = T;
+
   const BlockScores<T> side[2];
   const TileExclusions<T> log_weights;
 
   int64_t vectors() const { return side[0].vectors(); }
-  void prepare(int64_t j, int64_t count) const {
-    for (const BlockScores<T>& scores : side) scores.prepare(j, count);
+  template <class Body>
+  void for_sides(Body&& body) const {
+    for (const BlockScores<T>& scores : side) body(scores);
   }
 };
 

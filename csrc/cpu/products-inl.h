@@ -7,11 +7,10 @@
 namespace mi {
 namespace MI_ISA {
 
-constexpr int64_t kProductGroup = 2 * kCandidateBlock;  // most candidates in one sum of products
-
 // Of a slot and its block of queries.
 template <class T>
 struct GradientProducts {
+  static constexpr int64_t kGroup = 2 * kCandidateBlock;  // candidates whose weights are kept for one call of add
   T* weighted = nullptr;  // c x, in panels: [width / kPanel][kQueryBlock][kPanel]
 
   void place(const DotProblem& p, bool for_candidates, Arena& arena) {
@@ -25,11 +24,24 @@ struct GradientProducts {
           weighted[k * kQueryBlock + i * kPanel<T> + c] = coefficient[i] * queries.natural[i * queries.width + k + c];
   }
 
-  // sums [rows][width] += E^T y over candidates first .. first + count, count <= kProductGroup.
+  // Over the candidates of `columns`, whose first weights and sums these are, each where there is one:
+  //   query_sums [rows][width] += E^T y,   candidate_sums [columns][width] += E (c x).
+  inline __attribute__((always_inline)) void add(const T* weights, const Candidates<T>& y, Range columns,
+                                                 const QueryBlock<T>& queries, T* query_sums, T* candidate_sums) const {
+    for (int64_t j = 0; j < columns.size(); j += kGroup) {
+      const int64_t count = smaller(kGroup, columns.size() - j);
+      const T* group = weights + j * kQueryBlock;
+      if (candidate_sums)
+        add_to_candidates(group, count, queries, candidate_sums + j * queries.width, queries.width);
+      if (query_sums) add_to_queries(group, y, columns.first + j, count, queries, query_sums);
+    }
+  }
+
+ private:
   inline __attribute__((always_inline)) void add_to_queries(const T* weights, const Candidates<T>& y, int64_t first,
                                                             int64_t count, const QueryBlock<T>& queries,
                                                             T* sums) const {
-    alignas(64) T panel[kProductGroup * kPanel<T>];
+    alignas(64) T panel[kGroup * kPanel<T>];
     const int64_t width = queries.width;
     for (int64_t c = 0; c * kChunk < width; c++) {
       const T* chunk = y.data + c * y.chunk + first * y.pitch;
@@ -45,7 +57,6 @@ struct GradientProducts {
     }
   }
 
-  // sums [count][pitch] += E (c x); the first row of weights and sums belongs to the same candidate.
   inline __attribute__((always_inline)) void add_to_candidates(const T* weights, int64_t count,
                                                                const QueryBlock<T>& queries, T* sums,
                                                                int64_t pitch) const {
@@ -103,12 +114,8 @@ struct PlainProducts {
                 T* products, T* candidate_sums) const {
     slot.gradient.weigh(queries, coefficient);
     std::memset(products, 0, queries.rows * queries.width * sizeof(T));
-    for (int64_t j = columns.first; j < columns.last; j += kProductGroup) {
-      const int64_t count = smaller(kProductGroup, columns.last - j);
-      const T* exponentials = slot.exponentials + (j - columns.first) * kQueryBlock;
-      slot.gradient.add_to_candidates(exponentials, count, queries, candidate_sums + j * queries.width, queries.width);
-      slot.gradient.add_to_queries(exponentials, candidates, j, count, queries, products);
-    }
+    slot.gradient.add(slot.exponentials, candidates, columns, queries, products,
+                      candidate_sums + columns.first * queries.width);
   }
 };
 

@@ -77,15 +77,14 @@ struct TileExclusions {
 
 template <class T>
 struct BlockScores {
+  using Scalar = T;
+
   int64_t dim;
   const Candidates<T>& candidates;
   const TransposedQueries<T>& transposed;
   TileExclusions<T> exclusions;
 
   int64_t vectors() const { return exclusions.queries.vectors; }
-
-  // Before the tiles of candidates j .. j + count: each multiplies for itself.
-  void prepare(int64_t, int64_t) const {}
 
   template <int kRows, int kVectors>
   inline __attribute__((always_inline)) Tile<T, kRows, kVectors> tile(int64_t j, int64_t first_vector) const {
@@ -110,17 +109,24 @@ struct BlockScores {
 
 // Visits candidates [first, last) x the block's queries tile by tile. A panel of queries stays in the nearest cache
 // while kCandidateBlock candidates pass; `after_block(j)` runs when all queries have seen the candidates before j.
-template <class Scores, class Visitor, class AfterBlock>
-MI_INLINE void for_score_tiles(const Scores& scores, int64_t first, int64_t last, Visitor&& visit,
-                               AfterBlock&& after_block) {
-  for (int64_t j = first; j < last; j += kCandidateBlock) {
-    const int64_t count = smaller(kCandidateBlock, last - j);
-    scores.prepare(j, count);
-    for_vector_tiles(scores.vectors(), [&](auto vectors, int64_t vector) {
-      for_row_tiles(count, [&](auto rows, int64_t row) { visit(rows, vectors, j + row, vector); });
-    });
-    after_block(j + count);
+template <class T>
+struct ScoreTiles {
+  template <class Scores, class Visitor, class AfterBlock>
+  MI_INLINE void visit(const Scores& scores, int64_t first, int64_t last, Visitor&& visitor, AfterBlock&& after_block) {
+    for (int64_t j = first; j < last; j += kCandidateBlock) {
+      const int64_t count = smaller(kCandidateBlock, last - j);
+      for_vector_tiles(scores.vectors(), [&](auto vectors, int64_t vector) {
+        for_row_tiles(count, [&](auto rows, int64_t row) { visitor(rows, vectors, j + row, vector); });
+      });
+      after_block(j + count);
+    }
   }
+};
+
+template <class Scores, class Visitor, class AfterBlock>
+MI_INLINE void for_score_tiles(const Scores& scores, int64_t first, int64_t last, Visitor&& visitor,
+                               AfterBlock&& after_block) {
+  ScoreTiles<typename Scores::Scalar>::visit(scores, first, last, visitor, after_block);
 }
 
 }  // namespace MI_ISA

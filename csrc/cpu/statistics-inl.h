@@ -95,7 +95,7 @@ struct StatisticsWalk {
     TransposedQueries<T> transposed;
     RowSums<T> sums;
     ColumnSums<T> columns;
-    T* exponentials = nullptr;  // E [kCandidateBlock][kQueryBlock], where products are asked for
+    T* exponentials = nullptr;  // E [GradientProducts::kGroup][kQueryBlock], where products are asked for
     GradientProducts<T> gradient;
     T* pad = nullptr;  // [kQueryBlock]
   };
@@ -124,7 +124,7 @@ struct StatisticsWalk {
       slots[s].sums.place(arena);
       if (statistics.column_negative_lse) slots[s].columns.place(p, arena);
       if (with_products) {
-        slots[s].exponentials = arena.take<T>(kCandidateBlock * kQueryBlock);
+        slots[s].exponentials = arena.take<T>(GradientProducts<T>::kGroup * kQueryBlock);
         slots[s].gradient.place(p, false, arena);
       }
       slots[s].pad = arena.take<T>(kQueryBlock);
@@ -201,10 +201,10 @@ struct StatisticsWalk {
   // Products keep up with the references, group by group.
   void multiply(Slot& slot, Range columns, T* block_products) {
     std::memset(block_products, 0, slot.queries.rows * width * sizeof(T));
-    for (int64_t j = columns.first; j < columns.last; j += kCandidateBlock) {
-      const Range group{j, smaller(j + kCandidateBlock, columns.last)};
+    for (int64_t j = columns.first; j < columns.last; j += GradientProducts<T>::kGroup) {
+      const Range group{j, smaller(j + GradientProducts<T>::kGroup, columns.last)};
       sum_rows(slot, group, {slot.exponentials, 0, block_products, width, slot.queries.rows}, slot.exponentials);
-      slot.gradient.add_to_queries(slot.exponentials, candidates, j, group.size(), slot.queries, block_products);
+      slot.gradient.add(slot.exponentials, candidates, group, slot.queries, block_products, nullptr);
     }
   }
 
