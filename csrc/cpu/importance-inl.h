@@ -68,7 +68,7 @@ struct ImportanceWalk {
       for (RowSums<T>& sums : slots[s].sums) sums.place(arena);
       if (keep)
         for (T*& kept : slots[s].kept) kept = arena.take<T>(grid.candidates(s).size() * kQueryBlock);
-      for (int h = 0; h < 2; h++) place(*p[h], sides[h][s], arena);
+      for (int h = 0; h < 2; h++) place(*p[h], grid.candidates(s).size(), sides[h][s], arena);
       if (g) slots[s].factors.place(arena);
     }
     if (g == nullptr) return;
@@ -78,12 +78,12 @@ struct ImportanceWalk {
     for (double*& part : scale_part) part = arena.take<double>(n);
   }
 
-  void place(const DotProblem& problem, Side& side, Arena& arena) const {
+  void place(const DotProblem& problem, int64_t candidate_count, Side& side, Arena& arena) const {
     side.place(problem, arena);
     side.transposed.place(problem, arena);
     if (g == nullptr) return;
     if (!keep) side.weights = arena.take<T>(GradientProducts<T>::kGroup * kQueryBlock);
-    side.gradient.place(problem, g->candidates, arena);
+    side.gradient.place(problem, g->candidates, candidate_count, arena);
   }
 
   void prepare(int s) {
@@ -201,7 +201,7 @@ struct ImportanceWalk {
     for (int h = 0; h < 2; h++) {
       const Side& side = sides[h][s];
       if (!slot.factors.flows[h]) continue;
-      side.gradient.add(weights[h], candidates, {first, first + count}, side.queries, side.products,
+      side.gradient.add(weights[h], false, candidates, {first, first + count}, side.queries, side.products,
                         g->candidates ? candidate_sums[grid.group(s)].sums + first * width : nullptr);
     }
   }

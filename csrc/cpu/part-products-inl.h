@@ -13,22 +13,29 @@ template <>
 struct GradientProducts<float> {
   static constexpr int64_t kGroup = 8 * kCandidateBlock;
   static constexpr int64_t kColumns = 8 * kSquare;  // of y that are split together
+  // Features stay split where they take no more bytes than this, for so many blocks of queries.
+  static constexpr int64_t kMostKept = int64_t{4} << 20, kBlocksThatKeep = 4;
 
   // Of a block of candidates, and of the next.
   uint32_t* along[2] = {nullptr, nullptr};     // E / unit, the operand A: candidates by queries
   uint32_t* down[2] = {nullptr, nullptr};      // E / unit, the operand B: candidates by queries
   uint32_t* features[2] = {nullptr, nullptr};  // y, the operand A: columns by candidates
+  uint32_t* kept = nullptr;                    // or those of all blocks
+  mutable Range split = {0, 0};                // the candidates whose features are kept
   float* sums = nullptr;                       // [width][kQueryBlock] of the queries
   float* scaled = nullptr;                     // c x [kQueryBlock][width]
   uint32_t* weighted = nullptr;                // c x / unit, the operand B: queries by columns
   float* weighted_unit = nullptr;              // [1]
 
-  void place(const DotProblem& p, bool for_candidates, Arena& arena) {
-    const int64_t width = padded<float>(p.dim);
+  // candidate_count: of the slot.
+  void place(const DotProblem& p, bool for_candidates, int64_t candidate_count, Arena& arena) {
+    const int64_t width = padded<float>(p.dim), words = operand_words(round_up(candidate_count, kCandidateBlock), width);
+    const bool keep = words * 4 <= kMostKept && p.n() >= kBlocksThatKeep * kQueryBlock && width <= kColumns;
+    if (keep) kept = arena.take<uint32_t>(words);
     for (int i = 0; i < 2; i++) {
       along[i] = arena.take<uint32_t>(operand_words(kCandidateBlock, kQueryBlock));
       down[i] = arena.take<uint32_t>(operand_words(kQueryBlock, kCandidateBlock));
-      features[i] = arena.take<uint32_t>(operand_words(smaller(kColumns, width), kCandidateBlock));
+      if (!keep) features[i] = arena.take<uint32_t>(operand_words(smaller(kColumns, width), kCandidateBlock));
     }
     sums = arena.take<float>(round_up(width, kSquare) * kQueryBlock);
     if (!for_candidates) return;
@@ -50,8 +57,8 @@ struct GradientProducts<float> {
                       weighted + (k / kSquare * steps + step) * kStepWords + k % kSquare / kHalf * kTileWords);
   }
 
-  void add(const float* weights, const Candidates<float>& y, Range columns, const QueryBlock<float>& queries,
-           float* query_sums, float* candidate_sums) const;
+  void add(const float* weights, bool near_one, const Candidates<float>& y, Range columns,
+           const QueryBlock<float>& queries, float* query_sums, float* candidate_sums) const;
 };
 
 // What GradientProducts::add does, in stages: a block of candidates and up to kColumns columns of d each.
@@ -59,6 +66,7 @@ struct ProductPipeline {
   using Products = GradientProducts<float>;
   const Products& products;
   const float* weights;  // E [candidates][kQueryBlock]
+  bool near_one;         // their unit is 1
   const Candidates<float>& y;
   Range columns;
   const QueryBlock<float>& queries;
@@ -66,6 +74,7 @@ struct ProductPipeline {
   float* candidate_sums;  // [candidates][width], or null
   int64_t width = queries.width, parts = round_up(width, Products::kColumns) / Products::kColumns;
   int64_t query_squares = squares(queries.rows);
+  bool are_split = products.kept && products.split.last >= columns.last;  // the features
   float unit[2] = {1, 1};  // of the weights of a block
   alignas(64) float transposed[2][kHalf * kHalf] = {};
 
@@ -88,7 +97,11 @@ struct ProductPipeline {
   static constexpr int64_t kFeatureUnits = 6;
   int64_t weight_units(const Stage& s) const { return s.begins ? squares(s.count) * query_squares * kHalf / 2 : 0; }
   int64_t feature_units(const Stage& s) const {
-    return query_sums ? squares(s.columns) * 2 * squares(s.count) * kFeatureUnits : 0;
+    return query_sums && !are_split ? squares(s.columns) * 2 * squares(s.count) * kFeatureUnits : 0;
+  }
+  uint32_t* features(int64_t stage) const {
+    const int64_t block = (columns.first - products.split.first) / kCandidateBlock + at(stage).block;
+    return products.kept ? products.kept + block * operand_words(width, kCandidateBlock) : products.features[stage % 2];
   }
   int64_t units(int64_t stage) const {
     return stage < stages() ? weight_units(at(stage)) + feature_units(at(stage)) : 0;
@@ -100,7 +113,7 @@ struct ProductPipeline {
   }
   void split_weights(const Stage& s, int64_t number) {
     FloatMatrix matrix{weights + s.first * kQueryBlock, kQueryBlock, s.count, queries.rows};
-    if (number == 0) unit[s.block % 2] = matrix.unit();
+    if (number == 0 && !near_one) unit[s.block % 2] = matrix.unit();
     matrix.factor = 1 / unit[s.block % 2];
     const int64_t square = number / (kHalf / 2), row = square / query_squares, lane = square % query_squares;
     split_both(matrix, row * kSquare, lane * kSquare, number % (kHalf / 2) * 2,
@@ -115,7 +128,7 @@ struct ProductPipeline {
                               step * kSquare + part * kHalf, column, transposed[part]);
     const int64_t line = (part - 2) * 4;
     split_squares<4>(transposed[0] + line * kHalf, transposed[1] + line * kHalf,
-                     products.features[stage % 2] + (column / kSquare * steps + step) * kStepWords +
+                     features(stage) + (column / kSquare * steps + step) * kStepWords +
                          column % kSquare / kHalf * kTileWords + line * kStepPairs);
   }
 
@@ -133,7 +146,7 @@ struct ProductPipeline {
                    unit * *self.products.weighted_unit, self.candidate_sums + s.first * self.width + s.k, self.width,
                    s.count, s.columns, work);
     if (self.query_sums)
-      add_products(self.products.features[stage % 2], self.products.down[s.block % 2], squares(s.count), unit,
+      add_products(self.features(stage), self.products.down[s.block % 2], squares(s.count), unit,
                    self.products.sums + s.k * kQueryBlock, kQueryBlock, round_up(s.columns, kSquare),
                    self.query_squares * kSquare, work);
     work.finish();
@@ -141,13 +154,14 @@ struct ProductPipeline {
 
   void run() {
     const TileRegisters registers;
+    if (products.split.last == 0) products.split = {columns.first, columns.first};
     if (query_sums) std::memset(products.sums, 0, round_up(width, kSquare) * kQueryBlock * sizeof(float));
     for (int64_t unit = 0; unit < units(0); unit++) split(0, unit);
     for (int64_t stage = 0; stage < stages(); stage++) {
       Meanwhile work(units(stage + 1), ticks(at(stage)), [&](int64_t unit) { split(stage + 1, unit); });
       multiply(*this, stage, work);
     }
-    if (query_sums) add_transposed();
+    if (query_sums) add_transposed(), products.split.last = columns.last;
   }
 
   // query_sums += sums^T.
@@ -166,10 +180,10 @@ struct ProductPipeline {
   }
 };
 
-inline void GradientProducts<float>::add(const float* weights, const Candidates<float>& y, Range columns,
+inline void GradientProducts<float>::add(const float* weights, bool near_one, const Candidates<float>& y, Range columns,
                                          const QueryBlock<float>& queries, float* query_sums,
                                          float* candidate_sums) const {
-  if (queries.rows > 0) ProductPipeline{*this, weights, y, columns, queries, query_sums, candidate_sums}.run();
+  if (queries.rows > 0) ProductPipeline{*this, weights, near_one, y, columns, queries, query_sums, candidate_sums}.run();
 }
 
 }  // namespace MI_ISA

@@ -92,13 +92,9 @@ struct SquareSum {
         store(place, load(place) + load(square + r * kSquare + k) * factor);
       }
   }
-  void fetch(int64_t first, int64_t last) const {
-    for (int64_t r = first; r < smaller(last, rows); r++)
-      for (int64_t k = 0; k < columns; k += kLanes<float>) __builtin_prefetch(c + r * pitch + k, 1);
-  }
 };
 
-// Adds the square before while the next is multiplied, and fetches the sums that the next will be added to.
+// Adds the square before while the next is multiplied.
 template <class Work>
 class Adding {
  public:
@@ -110,7 +106,6 @@ class Adding {
   void tick() {
     const int64_t last = row_ + rows_a_tick_;
     before_.add(row_, last, factor_);
-    now_.fetch(row_, last);
     row_ = last;
     work_.tick();
   }

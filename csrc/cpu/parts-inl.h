@@ -119,14 +119,14 @@ struct FloatMatrix {
   // 2^-126. 1 where nothing is, or something is not finite.
   float unit() const {
     constexpr int kExponent = 0x7f800000, kHighest = 253 << 23;
-    __m512i largest[2] = {};
-    for (int64_t c = 0; c < columns; c += 16)
-      for (int64_t r = 0; r < rows; r++) {
+    __m512i largest = {};
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t c = 0; c < columns; c += 16) {
         const __m512 there =
             columns - c >= 16 ? _mm512_loadu_ps(data + c / kChunk * chunk + r * pitch + c % kChunk) : load16(r, c);
-        largest[r % 2] = _mm512_max_epi32(largest[r % 2], (__m512i)_mm512_abs_ps(there));
+        largest = _mm512_max_epi32(largest, (__m512i)_mm512_abs_ps(there));
       }
-    const int bits = _mm512_reduce_max_epi32(_mm512_max_epi32(largest[0], largest[1])) & kExponent;
+    const int bits = _mm512_reduce_max_epi32(largest) & kExponent;
     if (bits == 0 || bits > kHighest) return 1;
     float power;
     std::memcpy(&power, &bits, sizeof(power));

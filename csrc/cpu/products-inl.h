@@ -13,7 +13,7 @@ struct GradientProducts {
   static constexpr int64_t kGroup = 2 * kCandidateBlock;  // candidates whose weights are kept for one call of add
   T* weighted = nullptr;  // c x, in panels: [width / kPanel][kQueryBlock][kPanel]
 
-  void place(const DotProblem& p, bool for_candidates, Arena& arena) {
+  void place(const DotProblem& p, bool for_candidates, int64_t, Arena& arena) {
     if (for_candidates) weighted = arena.take<T>(kQueryBlock * round_up(padded<T>(p.dim), kPanel<T>));
   }
 
@@ -26,8 +26,10 @@ struct GradientProducts {
 
   // Over the candidates of `columns`, whose first weights and sums these are, each where there is one:
   //   query_sums [rows][width] += E^T y,   candidate_sums [columns][width] += E (c x).
-  inline __attribute__((always_inline)) void add(const T* weights, const Candidates<T>& y, Range columns,
-                                                 const QueryBlock<T>& queries, T* query_sums, T* candidate_sums) const {
+  // near_one: the largest weight of each query is not far from 1.
+  inline __attribute__((always_inline)) void add(const T* weights, bool /*near_one*/, const Candidates<T>& y,
+                                                 Range columns, const QueryBlock<T>& queries, T* query_sums,
+                                                 T* candidate_sums) const {
     for (int64_t j = 0; j < columns.size(); j += kGroup) {
       const int64_t count = smaller(kGroup, columns.size() - j);
       const T* group = weights + j * kQueryBlock;
@@ -90,7 +92,7 @@ struct PlainProducts {
   void place_slot(const DotProblem& p, int64_t candidate_count, Slot& slot, Arena& arena) const {
     slot.transposed.place(p, arena);
     slot.exponentials = arena.take<T>(candidate_count * kQueryBlock);
-    slot.gradient.place(p, true, arena);
+    slot.gradient.place(p, true, candidate_count, arena);
   }
   void fill(const DotProblem& p, Range columns) const { candidates.fill(p, columns.first, columns.last); }
 
@@ -114,7 +116,7 @@ struct PlainProducts {
                 T* products, T* candidate_sums) const {
     slot.gradient.weigh(queries, coefficient);
     std::memset(products, 0, queries.rows * queries.width * sizeof(T));
-    slot.gradient.add(slot.exponentials, candidates, columns, queries, products,
+    slot.gradient.add(slot.exponentials, true, candidates, columns, queries, products,
                       candidate_sums + columns.first * queries.width);
   }
 };

@@ -125,7 +125,7 @@ struct StatisticsWalk {
       if (statistics.column_negative_lse) slots[s].columns.place(p, arena);
       if (with_products) {
         slots[s].exponentials = arena.take<T>(GradientProducts<T>::kGroup * kQueryBlock);
-        slots[s].gradient.place(p, false, arena);
+        slots[s].gradient.place(p, false, columns_of(s).size(), arena);
       }
       slots[s].pad = arena.take<T>(kQueryBlock);
     }
@@ -139,10 +139,14 @@ struct StatisticsWalk {
     if (statistics.column_negative_lse) slots[s].columns.clear(p.m());
   }
 
+  Range columns_of(int s) const {
+    return parts == 1 ? Range{0, p.m()} : part_of(p.m(), s, slot_count, kCandidateBlock);
+  }
+
   void walk(int s) {
     Slot& slot = slots[s];
     const Range rows = parts == 1 ? part_of(p.n(), s, slot_count, kLanes<T>) : Range{0, p.n()};
-    const Range columns = parts == 1 ? Range{0, p.m()} : part_of(p.m(), s, slot_count, kCandidateBlock);
+    const Range columns = columns_of(s);
     const int part = parts == 1 ? 0 : s;
     for (int64_t i = rows.first; i < rows.last; i += kQueryBlock) {
       slot.queries.load(p, i, smaller(kQueryBlock, rows.last - i));
@@ -204,7 +208,7 @@ struct StatisticsWalk {
     for (int64_t j = columns.first; j < columns.last; j += GradientProducts<T>::kGroup) {
       const Range group{j, smaller(j + GradientProducts<T>::kGroup, columns.last)};
       sum_rows(slot, group, {slot.exponentials, 0, block_products, width, slot.queries.rows}, slot.exponentials);
-      slot.gradient.add(slot.exponentials, candidates, group, slot.queries, block_products, nullptr);
+      slot.gradient.add(slot.exponentials, true, candidates, group, slot.queries, block_products, nullptr);
     }
   }
 
