@@ -163,7 +163,7 @@ struct TransposedQueries {
   T* data = nullptr;
   int64_t dim = 0;
 
-  void place(const DotProblem& p, Arena& arena) {
+  void place(const DotProblem& p, int64_t, Arena& arena) {
     dim = p.dim;
     data = arena.take<T>(dim * round_up(kQueryBlock, kPanel<T>));
   }

@@ -142,7 +142,7 @@ struct GradientWalk {
     scale_part = arena.take<double>(p.n());
     for (int s = 0; s < grid.slots(); s++) {
       slots[s].place(p, arena);
-      slots[s].transposed.place(p, arena);
+      slots[s].transposed.place(p, grid.candidates(s).size(), arena);
       slots[s].weights = arena.take<T>(GradientProducts<T>::kGroup * kQueryBlock);
       slots[s].gradient.place(p, g.candidates, grid.candidates(s).size(), arena);
       slots[s].lane_a = arena.take<T>(kQueryBlock);

@@ -80,7 +80,7 @@ struct ImportanceWalk {
 
   void place(const DotProblem& problem, int64_t candidate_count, Side& side, Arena& arena) const {
     side.place(problem, arena);
-    side.transposed.place(problem, arena);
+    side.transposed.place(problem, candidate_count, arena);
     if (g == nullptr) return;
     if (!keep) side.weights = arena.take<T>(GradientProducts<T>::kGroup * kQueryBlock);
     side.gradient.place(problem, g->candidates, candidate_count, arena);

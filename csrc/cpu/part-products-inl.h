@@ -12,30 +12,23 @@ static_assert(kQueryBlock <= kMostSteps * kSquare && kCandidateBlock <= kMostSte
 template <>
 struct GradientProducts<float> {
   static constexpr int64_t kGroup = 8 * kCandidateBlock;
-  static constexpr int64_t kColumns = 8 * kSquare;  // of y that are split together
-  // Features stay split where they take no more bytes than this, for so many blocks of queries.
-  static constexpr int64_t kMostKept = int64_t{4} << 20, kBlocksThatKeep = 4;
 
   // Of a block of candidates, and of the next.
-  uint32_t* along[2] = {nullptr, nullptr};     // E / unit, the operand A: candidates by queries
-  uint32_t* down[2] = {nullptr, nullptr};      // E / unit, the operand B: candidates by queries
-  uint32_t* features[2] = {nullptr, nullptr};  // y, the operand A: columns by candidates
-  uint32_t* kept = nullptr;                    // or those of all blocks
-  mutable Range split = {0, 0};                // the candidates whose features are kept
-  float* sums = nullptr;                       // [width][kQueryBlock] of the queries
-  float* scaled = nullptr;                     // c x [kQueryBlock][width]
-  uint32_t* weighted = nullptr;                // c x / unit, the operand B: queries by columns
-  float* weighted_unit = nullptr;              // [1]
+  uint32_t* along[2] = {nullptr, nullptr};  // E / unit, the operand A: candidates by queries
+  uint32_t* down[2] = {nullptr, nullptr};   // E / unit, the operand B: candidates by queries
+  SplitBlocks features;                     // y, the operand A: columns by candidates
+  float* sums = nullptr;                    // [width][kQueryBlock] of the queries
+  float* scaled = nullptr;                  // c x [kQueryBlock][width]
+  uint32_t* weighted = nullptr;             // c x / unit, the operand B: queries by columns
+  float* weighted_unit = nullptr;           // [1]
 
   // candidate_count: of the slot.
   void place(const DotProblem& p, bool for_candidates, int64_t candidate_count, Arena& arena) {
-    const int64_t width = padded<float>(p.dim), words = operand_words(round_up(candidate_count, kCandidateBlock), width);
-    const bool keep = words * 4 <= kMostKept && p.n() >= kBlocksThatKeep * kQueryBlock && width <= kColumns;
-    if (keep) kept = arena.take<uint32_t>(words);
+    const int64_t width = padded<float>(p.dim);
+    features.place(p, candidate_count, operand_words(width, kCandidateBlock), arena);
     for (int i = 0; i < 2; i++) {
       along[i] = arena.take<uint32_t>(operand_words(kCandidateBlock, kQueryBlock));
       down[i] = arena.take<uint32_t>(operand_words(kQueryBlock, kCandidateBlock));
-      if (!keep) features[i] = arena.take<uint32_t>(operand_words(smaller(kColumns, width), kCandidateBlock));
     }
     sums = arena.take<float>(round_up(width, kSquare) * kQueryBlock);
     if (!for_candidates) return;
@@ -61,10 +54,9 @@ struct GradientProducts<float> {
            const QueryBlock<float>& queries, float* query_sums, float* candidate_sums) const;
 };
 
-// What GradientProducts::add does, in stages: a block of candidates and up to kColumns columns of d each.
+// What GradientProducts::add does, block by block of candidates.
 struct ProductPipeline {
-  using Products = GradientProducts<float>;
-  const Products& products;
+  const GradientProducts<float>& products;
   const float* weights;  // E [candidates][kQueryBlock]
   bool near_one;         // their unit is 1
   const Candidates<float>& y;
@@ -72,96 +64,84 @@ struct ProductPipeline {
   const QueryBlock<float>& queries;
   float* query_sums;      // [rows][width], or null
   float* candidate_sums;  // [candidates][width], or null
-  int64_t width = queries.width, parts = round_up(width, Products::kColumns) / Products::kColumns;
-  int64_t query_squares = squares(queries.rows);
-  bool are_split = products.kept && products.split.last >= columns.last;  // the features
+  int64_t width = queries.width, query_squares = squares(queries.rows);
   float unit[2] = {1, 1};  // of the weights of a block
   alignas(64) float transposed[2][kHalf * kHalf] = {};
 
-  struct Stage {
-    int64_t block, first, count;  // candidates, from `columns` on
-    int64_t k, columns;           // of d
-    bool begins;                  // a block
+  struct Block {
+    int64_t turn, first, count;  // candidates, from `columns` on
+    int64_t steps = squares(count);
   };
-  int64_t stages() const { return round_up(columns.size(), kCandidateBlock) / kCandidateBlock * parts; }
-  Stage at(int64_t stage) const {
-    // Backwards: the last weights were written last, and are near.
-    const int64_t block = stages() / parts - 1 - stage / parts, first = block * kCandidateBlock,
-                  k = stage % parts * Products::kColumns;
-    return {block, first, smaller(kCandidateBlock, columns.size() - first), k, smaller(Products::kColumns, width - k),
-            k == 0};
+  int64_t blocks() const { return round_up(columns.size(), kCandidateBlock) / kCandidateBlock; }
+  // Backwards: the last weights were written last, and are near.
+  Block at(int64_t turn) const {
+    const int64_t first = (blocks() - 1 - turn) * kCandidateBlock;
+    return {turn, first, smaller(kCandidateBlock, columns.size() - first)};
   }
+  uint32_t* features(const Block& b) const { return products.features.at(columns.first + b.first, b.turn); }
 
   // Splitting, in units: two lines of a square of weights, or a sixth of 16 columns and 32 candidates of features, of
   // which two transpose and four split.
   static constexpr int64_t kFeatureUnits = 6;
-  int64_t weight_units(const Stage& s) const { return s.begins ? squares(s.count) * query_squares * kHalf / 2 : 0; }
-  int64_t feature_units(const Stage& s) const {
-    return query_sums && !are_split ? squares(s.columns) * 2 * squares(s.count) * kFeatureUnits : 0;
+  int64_t weight_units(const Block& b) const { return b.steps * query_squares * kHalf / 2; }
+  int64_t feature_units(const Block& b) const {
+    const bool needed = query_sums && !products.features.are_split(columns.first + b.first);
+    return needed ? squares(width) * 2 * b.steps * kFeatureUnits : 0;
   }
-  uint32_t* features(int64_t stage) const {
-    const int64_t block = (columns.first - products.split.first) / kCandidateBlock + at(stage).block;
-    return products.kept ? products.kept + block * operand_words(width, kCandidateBlock) : products.features[stage % 2];
+  int64_t units(int64_t turn) const { return turn < blocks() ? weight_units(at(turn)) + feature_units(at(turn)) : 0; }
+  void split(const Block& b, int64_t number) {
+    if (number < weight_units(b)) return split_weights(b, number);
+    split_features(b, number - weight_units(b));
   }
-  int64_t units(int64_t stage) const {
-    return stage < stages() ? weight_units(at(stage)) + feature_units(at(stage)) : 0;
-  }
-  void split(int64_t stage, int64_t number) {
-    const Stage s = at(stage);
-    if (number < weight_units(s)) return split_weights(s, number);
-    split_features(s, stage, number - weight_units(s));
-  }
-  void split_weights(const Stage& s, int64_t number) {
-    FloatMatrix matrix{weights + s.first * kQueryBlock, kQueryBlock, s.count, queries.rows};
-    if (number == 0 && !near_one) unit[s.block % 2] = matrix.unit();
-    matrix.factor = 1 / unit[s.block % 2];
+  void split_weights(const Block& b, int64_t number) {
+    FloatMatrix matrix{weights + b.first * kQueryBlock, kQueryBlock, b.count, queries.rows};
+    if (number == 0 && !near_one) unit[b.turn % 2] = matrix.unit();
+    matrix.factor = 1 / unit[b.turn % 2];
     const int64_t square = number / (kHalf / 2), row = square / query_squares, lane = square % query_squares;
     split_both(matrix, row * kSquare, lane * kSquare, number % (kHalf / 2) * 2,
-               products.along[s.block % 2] + (row * query_squares + lane) * kStepWords,
-               products.down[s.block % 2] + (lane * squares(s.count) + row) * kStepWords);
+               products.along[b.turn % 2] + (row * query_squares + lane) * kStepWords,
+               products.down[b.turn % 2] + (lane * b.steps + row) * kStepWords);
   }
-  void split_features(const Stage& s, int64_t stage, int64_t number) {
-    const int64_t steps = squares(s.count), half = number / kFeatureUnits, part = number % kFeatureUnits,
-                  column = half / steps * kHalf, step = half % steps;
+  void split_features(const Block& b, int64_t number) {
+    const int64_t half = number / kFeatureUnits, part = number % kFeatureUnits, column = half / b.steps * kHalf,
+                  step = half % b.steps;
     if (part < 2)
-      return transpose_square(matrix_of(y, columns.first + s.first, s.count, s.k, s.columns),
-                              step * kSquare + part * kHalf, column, transposed[part]);
+      return transpose_square(matrix_of(y, columns.first + b.first, b.count, width), step * kSquare + part * kHalf,
+                              column, transposed[part]);
     const int64_t line = (part - 2) * 4;
     split_squares<4>(transposed[0] + line * kHalf, transposed[1] + line * kHalf,
-                     features(stage) + (column / kSquare * steps + step) * kStepWords +
+                     features(b) + (column / kSquare * b.steps + step) * kStepWords +
                          column % kSquare / kHalf * kTileWords + line * kStepPairs);
   }
 
-  int64_t ticks(const Stage& s) const {
-    const int64_t each = query_squares * squares(s.columns) * squares(s.count) * kPairsOfParts;
+  int64_t ticks(const Block& b) const {
+    const int64_t each = query_squares * squares(width) * b.steps * kPairsOfParts;
     return (query_sums ? each : 0) + (candidate_sums ? each : 0);
   }
   template <class Work>
-  MI_NOINLINE void multiply(const ProductPipeline& self, int64_t stage, Work& work) {
-    const Stage s = self.at(stage);
-    const float unit = self.unit[s.block % 2];
+  MI_NOINLINE void multiply(const ProductPipeline& self, const Block& b, Work& work) {
+    const float unit = self.unit[b.turn % 2];
     if (self.candidate_sums)
-      add_products(self.products.along[s.block % 2],
-                   self.products.weighted + s.k / kSquare * self.query_squares * kStepWords, self.query_squares,
-                   unit * *self.products.weighted_unit, self.candidate_sums + s.first * self.width + s.k, self.width,
-                   s.count, s.columns, work);
+      add_products(self.products.along[b.turn % 2], self.products.weighted, self.query_squares,
+                   unit * *self.products.weighted_unit, self.candidate_sums + b.first * self.width, self.width,
+                   b.count, self.width, work);
     if (self.query_sums)
-      add_products(self.features(stage), self.products.down[s.block % 2], squares(s.count), unit,
-                   self.products.sums + s.k * kQueryBlock, kQueryBlock, round_up(s.columns, kSquare),
-                   self.query_squares * kSquare, work);
+      add_products(self.features(b), self.products.down[b.turn % 2], b.steps, unit, self.products.sums, kQueryBlock,
+                   round_up(self.width, kSquare), self.query_squares * kSquare, work);
     work.finish();
   }
 
   void run() {
     const TileRegisters registers;
-    if (products.split.last == 0) products.split = {columns.first, columns.first};
+    products.features.begin(columns.first);
     if (query_sums) std::memset(products.sums, 0, round_up(width, kSquare) * kQueryBlock * sizeof(float));
-    for (int64_t unit = 0; unit < units(0); unit++) split(0, unit);
-    for (int64_t stage = 0; stage < stages(); stage++) {
-      Meanwhile work(units(stage + 1), ticks(at(stage)), [&](int64_t unit) { split(stage + 1, unit); });
-      multiply(*this, stage, work);
+    for (int64_t unit = 0; unit < units(0); unit++) split(at(0), unit);
+    for (int64_t turn = 0; turn < blocks(); turn++) {
+      const Block next = at(turn + 1);
+      Meanwhile work(units(turn + 1), ticks(at(turn)), [&](int64_t unit) { split(next, unit); });
+      multiply(*this, at(turn), work);
     }
-    if (query_sums) add_transposed(), products.split.last = columns.last;
+    if (query_sums) add_transposed(), products.features.end(columns.last);
   }
 
   // query_sums += sums^T.

@@ -1,6 +1,7 @@
 // Tiles of scores by products of parts: those of kCandidateBlock candidates with the whole block of queries are
 // multiplied together, and the tiles read them while the next ones are multiplied.
 #pragma once
+#include "part-blocks-inl.h"
 #include "part-squares-inl.h"
 #include "scores-inl.h"
 
@@ -11,16 +12,17 @@ static_assert(kQueryBlock % kSquare == 0 && kCandidateBlock % kSquare == 0 && kC
 
 template <>
 struct TransposedQueries<float> {
-  uint32_t* lanes = nullptr;                // scale log2 e x, the operand B: d by queries
-  uint32_t* rows[2] = {nullptr, nullptr};   // y, the operand A: a block of candidates by d, and the next
-  float* scores[2] = {nullptr, nullptr};    // [kCandidateBlock][kQueryBlock]
-  float* scaled = nullptr;                  // [kQueryBlock][width]
-  int64_t width = 0;                        // padded d
+  uint32_t* lanes = nullptr;              // scale log2 e x, the operand B: d by queries
+  SplitBlocks rows;                       // y, the operand A: candidates by d
+  float* scores[2] = {nullptr, nullptr};  // [kCandidateBlock][kQueryBlock] of a block, and of the next
+  float* scaled = nullptr;                // [kQueryBlock][width]
+  int64_t width = 0;                      // padded d
 
-  void place(const DotProblem& p, Arena& arena) {
+  // candidate_count: of the slot.
+  void place(const DotProblem& p, int64_t candidate_count, Arena& arena) {
     width = padded<float>(p.dim);
     lanes = arena.take<uint32_t>(operand_words(kQueryBlock, width));
-    for (uint32_t*& block : rows) block = arena.take<uint32_t>(operand_words(kCandidateBlock, width));
+    rows.place(p, candidate_count, operand_words(kCandidateBlock, width), arena);
     for (float*& block : scores) block = arena.take<float>(kCandidateBlock * kQueryBlock);
     scaled = arena.take<float>(kQueryBlock * width);
   }
@@ -40,9 +42,9 @@ struct TransposedQueries<float> {
   }
 };
 
-// Candidates first .. first + count, columns k .. k + columns of d; k: a multiple of kChunk.
-MI_INLINE FloatMatrix matrix_of(const Candidates<float>& y, int64_t first, int64_t count, int64_t k, int64_t columns) {
-  return {y.data + k / kChunk * y.chunk + first * y.pitch, y.pitch, count, columns, y.chunk};
+// Candidates first .. first + count.
+MI_INLINE FloatMatrix matrix_of(const Candidates<float>& y, int64_t first, int64_t count, int64_t width) {
+  return {y.data + first * y.pitch, y.pitch, count, width, y.chunk};
 }
 
 template <>
@@ -93,11 +95,13 @@ struct ScorePipeline {
   }
 
   static constexpr int kLines = 4;  // rows that are split at a time
-  int64_t splits(int64_t block) const { return squares(count(block)) * (kSquare / kLines) * steps; }
+  int64_t splits(int64_t block) const {
+    return buffers.rows.are_split(begin(block)) ? 0 : squares(count(block)) * (kSquare / kLines) * steps;
+  }
   void split(int64_t block, int64_t number) const {
     const int64_t row = number / steps * kLines, step = number % steps;
-    split_rows<kLines>(matrix_of(candidates, begin(block), count(block), 0, buffers.width), row, step * kSquare,
-                       buffers.rows[block % 2] + (row / kSquare * steps + step) * kStepWords +
+    split_rows<kLines>(matrix_of(candidates, begin(block), count(block), buffers.width), row, step * kSquare,
+                       buffers.rows.at(begin(block), block) + (row / kSquare * steps + step) * kStepWords +
                            row % kSquare / kHalf * kTileWords + row % kHalf * kStepPairs);
   }
 
@@ -109,7 +113,7 @@ struct ScorePipeline {
   template <class Work>
   MI_NOINLINE void multiply(const ScorePipeline& self, int64_t block, Work& work) {
     self.scores.for_sides([&](const BlockScores<float>& side) {
-      write_products(self.buffers.rows[block % 2], side.transposed.lanes, self.steps,
+      write_products(self.buffers.rows.at(self.begin(block), block), side.transposed.lanes, self.steps,
                      side.transposed.scores[block % 2], kQueryBlock, self.count(block),
                      side.vectors() * kLanes<float>, work);
     });
@@ -137,6 +141,7 @@ struct ScoreTiles<float> {
     const int64_t vectors = scores.vectors();
     if (vectors == 0) return;
     const TileRegisters registers;
+    side->transposed.rows.begin(first);
     const int64_t blocks = pipeline.blocks();
     for (int64_t number = 0; number < pipeline.splits(0); number++) pipeline.split(0, number);
     for (int64_t block = -1; block < blocks; block++) {
@@ -156,6 +161,7 @@ struct ScoreTiles<float> {
         });
       if (block >= 0) after_block(j + pipeline.count(block));
     }
+    side->transposed.rows.end(last);
   }
 };
 

@@ -90,7 +90,7 @@ struct PlainProducts {
 
   void place(const DotProblem& p, Arena& arena) { candidates.place(p, arena); }
   void place_slot(const DotProblem& p, int64_t candidate_count, Slot& slot, Arena& arena) const {
-    slot.transposed.place(p, arena);
+    slot.transposed.place(p, candidate_count, arena);
     slot.exponentials = arena.take<T>(candidate_count * kQueryBlock);
     slot.gradient.place(p, true, candidate_count, arena);
   }

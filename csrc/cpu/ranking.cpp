@@ -125,7 +125,7 @@ struct RankingWalk {
     side.place(p, arena);
     for (int s = 0; s < slot_count; s++) {
       slots[s].queries.place(p, arena);
-      slots[s].transposed.place(p, arena);
+      slots[s].transposed.place(p, p.m(), arena);
       slots[s].sums.place(arena);
       slots[s].exponentials = arena.take<T>(kRowsHigh * kQueryBlock);
     }

@@ -120,7 +120,7 @@ struct StatisticsWalk {
     if (with_products) products = arena.take<T>(parts * p.n() * width);
     for (int s = 0; s < slot_count; s++) {
       slots[s].queries.place(p, arena);
-      slots[s].transposed.place(p, arena);
+      slots[s].transposed.place(p, columns_of(s).size(), arena);
       slots[s].sums.place(arena);
       if (statistics.column_negative_lse) slots[s].columns.place(p, arena);
       if (with_products) {
