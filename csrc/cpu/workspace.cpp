@@ -10,7 +10,7 @@ namespace {
 
 // Larger blocks go back to the system: fetching their pages again costs little beside the work that needs so much
 // scratch, and a backward pass may want the memory.
-constexpr size_t kLargestKept = size_t{16} << 20;
+constexpr size_t kLargestKept = size_t{12} << 20;
 
 struct Kept {
   std::mutex mutex;
