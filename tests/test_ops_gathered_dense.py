@@ -20,10 +20,9 @@ X = frozenset({"x", "scale"})
 @pytest.mark.parametrize("kind", ["bank", "skewed bank"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_values_and_gradients(call, kind, dtype, isa):
-    """A row named thousands of times is added up one by one by the truth, which float64 itself is no more exact than."""
-    exact = (kind, dtype) != ("skewed bank", torch.float64)
-    epsilons = 0 if exact else 64
-    for shape in DENSE[: 4 if exact else 3] if dtype == wide(dtype) else DENSE[:3:2]:
+    """A row named thousands of times is added up one by one by the truth: in float64 that is the less exact."""
+    epsilons = 1000 if (kind, dtype) == ("skewed bank", torch.float64) else 0
+    for shape in DENSE if dtype == wide(dtype) else DENSE[:3:2]:
         e = expected(call, shape, kind, dtype)
         e.judge(evaluate(ops, call, e.problem), epsilons)
 
