@@ -22,7 +22,9 @@ SHAPES = [
     (2, 31, 257, 7),
 ]
 # Banks of more than 8 MB, by bytes of an element: what lies in a block of 256 KB is read by one query after another.
-IN_BLOCKS = {8: (4, 2200, 512, 2100), 4: (4, 2200, 512, 4200), 2: (8, 2200, 512, 8400)}
+IN_BLOCKS = {8: (16, 1100, 128, 8400), 4: (4, 2200, 512, 4200), 2: (8, 2200, 512, 8400)}
+# Indices that name so much of a bank that all its scores are computed: one query, ragged sizes, blocks of queries.
+DENSE = [(1, 2000, 65, 130), (16, 200, 20, 100), (37, 350, 128, 257), (210, 400, 33, 300)]
 KINDS = ["bank", "skewed bank", "negatives", "shared negatives"]
 ALL = frozenset({"x", "y", "scale", "bias", "positive"})
 

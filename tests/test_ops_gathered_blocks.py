@@ -40,7 +40,7 @@ def test_threads(kind, threads):
         assert all(torch.equal(ours[name], again[name]) for name in ours)
 
 
-@pytest.mark.parametrize("n,m", [(5, 300_000), (1, 2**20 + 7777)], ids=["groups of queries", "parts of negatives"])
+@pytest.mark.parametrize("n,m", [(5, 280_000), (1, 2**20 + 7777)], ids=["groups of queries", "parts of negatives"])
 def test_more_pairs_than_are_sorted_at_once(n, m, threads):
     check("cross-entropy", gathered(n, m, 8, 300_000, dtype=torch.float32), X)
 

@@ -1,177 +1,222 @@
-// The gradient of a bank from the scores of all its rows with all queries: dy = W^T x, w_ij = c_ij w(s_ij), where c_ij
-// counts how often the index of query i has row j. A pair of a dense product takes a fraction of the time of a gathered
-// one, since operands wait in registers and the queries need not be sorted by row: that pays where the index of a query
-// has a good part of the bank.
+// Scores of all rows of a bank with all queries, where the index of a query has a good part of the bank: weights
+// w_ij = c_ij w(s_ij), where c_ij counts how often query i has row j, then dx = W y and dy = W^T x. A pair of a dense
+// product takes a fraction of the time of a gathered one, since operands wait in registers and the bank is read in
+// order.
+//
+// A dense product has all its terms, and 0 times what is not finite would not be 0. A row of the bank or a query that
+// is not finite has no finite scores; nothing is said then, and each pair has to be read by itself.
 #pragma once
+#include <memory>
+
+#include "gathered-counts-inl.h"
+#include "gathered-lanes-inl.h"
+#include "gathered-sums-inl.h"
 #include "gathered_candidates-inl.h"
 
 namespace mi {
 namespace MI_ISA {
 
-template <class T, class Weights>
-struct DenseCandidateWalk {
-  static constexpr int kLog2Rows = 6;
-  static constexpr int64_t kRows = int64_t{1} << kLog2Rows;  // of a block of the bank
-  static constexpr int64_t kPairsForEach = 4;                // products for each that is asked for, that pay
+// Pairs of dense products that take the time of one that is gathered; with a gradient of the bank, for which pairs
+// would be sorted by row, 1.6 times as many.
+constexpr double kDensePairs = kVectorBytes == 64 ? 3.25 : kVectorBytes == 32 ? 2.5 : 1.25;
+constexpr double kDensePairsWithBank = 1.6 * kDensePairs;
 
+template <class T>
+bool dense_pays(const GatheredProblem& p, bool bank_gradient) {
+  const double asked = static_cast<double>(p.n()) * p.m();
+  return p.index && p.candidates.rows >= p.threads * kCandidateBlock &&
+         padded<T>(p.n()) * p.candidates.rows < (bank_gradient ? kDensePairsWithBank : kDensePairs) * asked;
+}
+
+template <class T, class Lanes>
+struct DenseWalk {
   struct Slot {
-    T* rows = nullptr;    // y [kRows][dim], where the bank is of another type
-    T* weight = nullptr;  // c, then W [kRows][kPanel]
-    T* sum = nullptr;     // dy [kRows][width]
+    Candidates<T> y;         // kCandidateBlock rows of the bank
+    Lanes lanes;             // one a query
+    T* weights = nullptr;    // c, then W [kCandidateBlock][kQueryBlock]
+    T* products = nullptr;   // W y [kQueryBlock][width]
+    T* sums = nullptr;       // W^T x [kCandidateBlock][width]
+    Vec<T>* zero = nullptr;  // NaN once a score was not finite
   };
 
   const GatheredProblem& p;
-  const Weights& weights;
-  T* out;  // dy [V, d]
-  BankBlocks blocks{p, kLog2Rows};
+  bool with_products;
+  T* bank_gradient = nullptr;  // dy [V, d]
+  double clip = 0;
+  DotProblem problem = {p.queries, p.candidates, p.dim, p.dtype, p.scale, p.bias, {}, p.threads};
+  PairCounts<T> counts{p};
   int slot_count = p.threads;
   int64_t width = padded<T>(p.dim);
-  bool in_place = p.dtype == (sizeof(T) == 8 ? Dtype::kFloat64 : Dtype::kFloat32);
   std::unique_ptr<Slot[]> slots{new Slot[slot_count]};
-  T* queries = nullptr;  // x of a group [queries][width]
-  T* panels = nullptr;   // the same [panels][dim][kPanel]
+  QueryBlock<T> queries = {};
+  TransposedQueries<T> transposed = {};
+  GradientProducts<T> gradient = {};
+  T* coefficient = nullptr;  // [kQueryBlock] dy_j = sum_i w_ij coefficient_i x_i
 
-  // A product has all its terms: 0 times a query that is not finite would not be 0.
-  bool pays() const {
-    return p.index && blocks.count >= p.threads &&
-           padded<T>(p.n()) * p.candidates.rows < kPairsForEach * p.n() * p.m() && queries_are_finite();
-  }
-
-  bool queries_are_finite() const {
-    T row[kChunk];
-    bool finite = true;
-    for (int64_t i = 0; i < p.n(); i++)
-      for (int64_t first = 0; first < p.dim; first += kChunk) {
-        const int64_t count = smaller(kChunk, p.dim - first);
-        convert(row, p.queries, p.dtype, i, first, count);
-        for (int64_t k = 0; k < count; k++) finite &= row[k] * 0 == 0;
-      }
-    return finite;
+  DotProblem rows_of_bank(int64_t first, int64_t count) const {
+    DotProblem block = problem;
+    block.candidates.data = static_cast<const char*>(p.candidates.data) + first * p.candidates.pitch * size_of(p.dtype);
+    block.candidates.rows = count;
+    return block;
   }
 
   void place(Arena& arena) {
-    blocks.place(arena);
-    queries = arena.take<T>(blocks.queries * width);
-    panels = arena.take<T>(round_up(blocks.queries, kPanel<T>) * p.dim);
+    counts.place(arena);
+    queries.place(problem, arena);
+    transposed.place(problem, arena);
+    gradient.place(problem, bank_gradient, arena);
+    coefficient = arena.take<T>(kQueryBlock);
     for (int s = 0; s < slot_count; s++) {
-      if (!in_place) slots[s].rows = arena.take<T>(kRows * p.dim);
-      slots[s].weight = arena.take<T>(kRows * kPanel<T>);
-      slots[s].sum = arena.take<T>(kRows * width);
+      slots[s].y.place(rows_of_bank(0, kCandidateBlock), arena);
+      if constexpr (requires { slots[s].lanes.place(arena); }) slots[s].lanes.place(arena);
+      slots[s].weights = arena.take<T>(kCandidateBlock * kQueryBlock);
+      slots[s].zero = arena.take<Vec<T>>(1);
+      if (with_products) slots[s].products = arena.take<T>(kQueryBlock * width);
+      if (bank_gradient) slots[s].sums = arena.take<T>(kCandidateBlock * width);
     }
   }
 
-  void walk() {
-    for (int64_t i = 0; i < p.n(); i += blocks.queries) {
-      const Range group{i, smaller(i + blocks.queries, p.n())};
-      for_slots(slot_count, [&](int s) {
-        fill_panels(group, part_of(round_up(group.size(), kPanel<T>), s, slot_count, kPanel<T>));
-      });
-      for (int64_t k = 0; k < p.m(); k += blocks.negatives) {
-        blocks.sort_all(group, {k, smaller(k + blocks.negatives, p.m())}, slot_count);
+  // begin(first, count) sets the coefficients of a block of queries, end(first, count) finds their sums in the slots.
+  // False: something is not finite.
+  template <class Begin, class End>
+  bool walk(Begin&& begin, End&& end) {
+    for (int64_t i = 0; i < p.n(); i += counts.queries) {
+      const int64_t count = smaller(counts.queries, p.n() - i);
+      for (int64_t k = 0; k < p.m(); k += counts.kMostNegatives) {
         for_slots(slot_count, [&](int s) {
-          const Range share = part_of(blocks.count, s, slot_count, 1);
-          for (int64_t b = share.first; b < share.last; b++) add_block(slots[s], b, group, i == 0 && k == 0);
+          if (s == 0 && k == 0) load(i, count, begin);
+          counts.count(i, part_of(counts.queries, s, slot_count, 1), {k, smaller(k + counts.kMostNegatives, p.m())});
+        });
+        for_slots(slot_count, [&](int s) {
+          if (k == 0) clear(slots[s]);
+          walk_bank(slots[s], part_of(p.candidates.rows, s, slot_count, kCandidateBlock), i == 0 && k == 0);
         });
       }
+      if (!finite()) return false;
+      end(i, count);
+    }
+    return true;
+  }
+
+ private:
+  template <class Begin>
+  void load(int64_t first, int64_t count, Begin&& begin) {
+    queries.load(problem, first, count);
+    transposed.fill(problem, queries);
+    begin(first, count);
+    if (bank_gradient) gradient.weigh(queries, coefficient);
+  }
+
+  void clear(const Slot& slot) const {
+    *slot.zero = Vec<T>{};
+    if constexpr (requires { slot.lanes.clear(); }) slot.lanes.clear();
+    if (with_products) std::memset(slot.products, 0, kQueryBlock * width * sizeof(T));
+  }
+
+  bool finite() const {
+    bool finite = true;
+    for (int s = 0; s < slot_count; s++) finite &= horizontal_sum<T>(*slots[s].zero) == 0;
+    for (int64_t i = 0; bank_gradient && i < queries.rows; i++)
+      for (int64_t k = 0; k < p.dim; k++) finite &= coefficient[i] * queries.natural[i * width + k] * 0 == 0;
+    return finite;
+  }
+
+  void walk_bank(Slot& slot, Range own, bool first) const {
+    for (int64_t j = own.first; j < own.last; j += kCandidateBlock) {
+      const int64_t count = smaller(kCandidateBlock, own.last - j);
+      const DotProblem block = rows_of_bank(j, count);
+      if (slot.y.copy)
+        slot.y.fill(block, 0, count);
+      else
+        slot.y.data = static_cast<const T*>(block.candidates.data);
+      counts.read(j, count, slot.weights);
+      weigh(slot, count, !slot.y.copy && j + 2 * kCandidateBlock <= own.last);
+      if (with_products) gradient.add_to_queries(slot.weights, slot.y, 0, count, queries, slot.products);
+      if (bank_gradient) add_to_bank(slot, j, count, first);
     }
   }
 
-  void fill_panels(Range group, Range columns) const {
-    for (int64_t q = columns.first; q < columns.last; q++) {
-      T* const column = panels + q / kPanel<T> * kPanel<T> * p.dim + q % kPanel<T>;
-      T* const x = queries + q * width;
-      const bool inside = q < group.size();
-      if (inside) {
-        convert(x, p.queries, p.dtype, group.first + q, 0, p.dim);
-        std::fill_n(x + p.dim, width - p.dim, T(0));
-      }
-      for (int64_t k = 0; k < p.dim; k++) column[k * kPanel<T>] = inside ? x[k] : T(0);
-    }
-  }
-
-  void add_block(const Slot& slot, int64_t b, Range group, bool first) const {
-    const Features bank = blocks.rows(b);
-    const T* y = static_cast<const T*>(bank.data);
-    int64_t pitch = bank.pitch;
-    if (!in_place) {
-      for (int64_t r = 0; r < bank.rows; r++) convert(slot.rows + r * p.dim, bank, p.dtype, r, 0, p.dim);
-      y = slot.rows, pitch = p.dim;
-    }
-    T* const dy = out + b * kRows * p.dim;
-    const bool more = in_place && (b + 2) * kRows <= p.candidates.rows;
-    std::memset(slot.sum, 0, kRows * width * sizeof(T));
-    for (int64_t q = 0; q < group.size(); q += kPanel<T>) {
-      const int64_t count = smaller(kPanel<T>, group.size() - q);
-      count_uses(slot, b, {q, q + count});
-      for_vector_tiles(padded<T>(count) / kLanes<T>, [&](auto vectors, int64_t v) {
-        const int64_t lane = v * kLanes<T>;
-        for_row_tiles(bank.rows, [&](auto rows, int64_t r) {
-          if (q + lane == 0) fetch_rows<1>(dy + r * p.dim, p.dim, rows());
-          weight_tile<rows(), vectors()>(y + r * pitch, pitch, panels + q * p.dim + lane, group.first + q + lane,
-                                         slot.weight + r * kPanel<T> + lane);
-        });
+  // c of `count` rows become their weights.
+  void weigh(Slot& slot, int64_t count, bool more) const {
+    const CandidateSide<T> side;
+    const BlockScores<T> scores{p.dim, slot.y, transposed, {side, queries}};
+    scores.prepare(0, count);
+    for_vector_tiles(scores.vectors(), [&](auto vectors, int64_t vector) {
+      for_row_tiles(count, [&](auto rows, int64_t r) {
+        if (more && vector == 0) fetch_next(slot.y, r, rows());
+        const LaneTile<T> tile{
+            slot.weights + r * kQueryBlock, vector * kLanes<T>, {slot.weights, r, slot.products, width, queries.rows}};
+        weigh_tile<rows(), vectors()>(scores, slot, r, tile);
       });
-      for_vector_tiles(width / kLanes<T>, [&](auto vectors, int64_t v) {
-        const int64_t lane = v * kLanes<T>;
-        for_row_tiles(bank.rows, [&](auto rows, int64_t r) {
-          if (q + lane == 0 && more) fetch_rows<0>(y + (kRows + r) * pitch, p.dim, rows());
-          multiply_add_tile<T, rows(), vectors()>(slot.weight + r * kPanel<T>, kPanel<T>, 1, queries + q * width + lane,
-                                                  width, count, slot.sum + r * width + lane, width);
-        });
-      });
-    }
-    for (int64_t r = 0; r < bank.rows; r++) {
-      T* const row = dy + r * p.dim;
-      const T* const sum = slot.sum + r * width;
-      for (int64_t k = 0; k < p.dim; k++) row[k] = (first ? T(0) : row[k]) + sum[k];
-    }
+    });
+    if constexpr (requires { slot.lanes.fold(); }) slot.lanes.fold();
   }
 
-  // Calls for what will be needed when the next products are done.
-  template <int kWrite>
-  static void fetch_rows(const T* from, int64_t pitch, int64_t rows) {
-    for (int64_t k = 0; k < rows * pitch; k += kCacheLine / sizeof(T)) __builtin_prefetch(from + k, kWrite, 2);
+  // Calls for the rows of the next block beside the products of this one.
+  static void fetch_next(const Candidates<T>& y, int64_t r, int64_t rows) {
+    const T* const next = y.data + (kCandidateBlock + r) * y.pitch;
+    for (int64_t k = 0; k < rows * y.pitch; k += kCacheLine / sizeof(T)) __builtin_prefetch(next + k, 0, 2);
   }
 
-  void count_uses(const Slot& slot, int64_t b, Range queries_of_group) const {
-    std::memset(slot.weight, 0, kRows * kPanel<T> * sizeof(T));
-    for (int64_t q = queries_of_group.first; q < queries_of_group.last; q++) {
-      T* const uses = slot.weight + (q - queries_of_group.first);
-      const uint16_t* const row = blocks.row + q * blocks.negatives;
-      const Range range = blocks.range(q, b);
-      for (int64_t k = range.first; k < range.last; k++) uses[row[k] * kPanel<T>] += 1;
-    }
-  }
-
-  // c of rows of the bank by queries becomes W, scale included; 0 where a query does not have the row, be its score
-  // NaN.
-  template <int kTileRows, int kVectors>
-  __attribute__((noinline)) void weight_tile(const T* y, int64_t pitch, const T* x, int64_t query, T* weight) const {
-    const T factor = static_cast<T>(p.scale * kLog2E), bias = static_cast<T>(p.bias * kLog2E);
-    auto score = Tile<T, kTileRows, kVectors>::zero();
-    score.multiply_add(y, pitch, 1, x, kPanel<T>, p.dim);
+  template <int kRows, int kVectors>
+  __attribute__((noinline)) void weigh_tile(const BlockScores<T>& scores, const Slot& slot, int64_t r,
+                                            const LaneTile<T>& tile) const {
+    auto s = scores.template tile<kRows, kVectors>(r, tile.lane / kLanes<T>);
+    const T bias = static_cast<T>(p.bias * kLog2E), bound = static_cast<T>(clip * kLog2E);
+    Vec<T> zero = *slot.zero;
 #pragma GCC unroll 6
-    for (int r = 0; r < kTileRows; r++)
+    for (int row = 0; row < kRows; row++)
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; v++) {
-        T* const at = weight + r * kPanel<T> + v * kLanes<T>;
-        const Vec<T> times = load(at);
-        const Vec<T> one = weights.of(score.at[r][v] * factor + bias, query + v * kLanes<T>);
-        store(at, times > 0 ? times * static_cast<T>(p.scale) * one : Vec<T>{});
+        zero += s.at[row][v] * 0;
+        s.at[row][v] += bias;
+        if (bound != 0) s.at[row][v] = min<T>(broadcast(bound), max<T>(broadcast(-bound), s.at[row][v]));
       }
+    *slot.zero = zero;
+    slot.lanes.template weigh<kRows, kVectors>(s, tile);
+  }
+
+  void add_to_bank(const Slot& slot, int64_t j, int64_t count, bool first) const {
+    std::memset(slot.sums, 0, count * width * sizeof(T));
+    gradient.add_to_candidates(slot.weights, count, queries, slot.sums, width);
+    for (int64_t r = 0; r < count; r++) {
+      T* const dy = bank_gradient + (j + r) * p.dim;
+      const T* const sum = slot.sums + r * width;
+      for (int64_t k = 0; k < p.dim; k++) dy[k] = (first ? T(0) : dy[k]) + sum[k];
+    }
   }
 };
 
-// dy for weights w of gathered scores.
-template <class T, class Weights>
-void write_candidate_gradients(const GatheredProblem& p, const Weights& weights, void* out) {
-  const auto run = [](auto&& walk) {
-    Workspace workspace([&](Arena& arena) { walk.place(arena); });
-    walk.walk();
-  };
-  DenseCandidateWalk<T, Weights> dense{p, weights, static_cast<T*>(out)};
-  if (dense.pays()) return run(dense);
-  run(CandidateWalk<T, Weights>{p, weights, static_cast<T*>(out)});
+// Sums and products of all queries; with a gradient of the bank for weights that need none of their sums.
+template <class T, class Lanes>
+bool sum_densely(DenseWalk<T, Lanes>& walk, const QuerySums<T, typename Lanes::Result>& sums) {
+  return walk.walk([&](int64_t, int64_t count) { std::fill_n(walk.coefficient, count, static_cast<T>(walk.p.scale)); },
+                   [&](int64_t first, int64_t count) {
+                     for (int64_t q = 0; q < count; q++) {
+                       auto& whole = sums.results[first + q] = walk.slots[0].lanes.at(q);
+                       for (int s = 1; s < walk.slot_count; s++) whole = merge(whole, walk.slots[s].lanes.at(q));
+                       T* const product = sums.products + (first + q) * sums.width;
+                       for (int s = 0; sums.with_products && s < walk.slot_count; s++) {
+                         const auto& slot = walk.slots[s];
+                         const T factor = static_cast<T>(Lanes::in_units_of(whole, slot.lanes.at(q)));
+                         for (int64_t k = 0; k < sums.width; k++)
+                           product[k] = (s ? product[k] : T(0)) + factor * slot.products[q * sums.width + k];
+                       }
+                     }
+                   });
+}
+
+// dy for known weights.
+template <class T>
+bool multiply_densely(const GatheredProblem& p, const KnownExponentials<T>& weights, T* bank_gradient) {
+  DenseWalk<T, KnownExponentialLanes<T>> walk{p, false, bank_gradient};
+  Workspace workspace([&](Arena& arena) { walk.place(arena); });
+  return walk.walk(
+      [&](int64_t first, int64_t count) {
+        for (int s = 0; s < walk.slot_count; s++) walk.slots[s].lanes.reference = weights.reference + first;
+        for (int64_t q = 0; q < count; q++) walk.coefficient[q] = static_cast<T>(p.scale) * weights.factor[first + q];
+      },
+      [](int64_t, int64_t) {});
 }
 
 }  // namespace MI_ISA

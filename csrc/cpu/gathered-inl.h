@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "gathered-blocks-inl.h"
+#include "gathered-sums-inl.h"
 #include "gathered-weights-inl.h"
 
 namespace mi {
@@ -40,9 +41,7 @@ struct QueryWalk {
   int slot_count = blocks.pay() ? p.threads : slots_for(p.threads, p.n() * parts);
   int64_t width = padded<T>(p.dim);
   std::unique_ptr<Slot[]> slots{new Slot[slot_count]};
-  Result* results = nullptr;      // [n][parts]
-  T* products = nullptr;          // [n][parts][width]
-  double* scale_part = nullptr;   // [n] this row's part of dL/dscale
+  QuerySums<T, Result> sums{p, with_products, parts};
   Weights* block_sums = nullptr;  // [slots][queries of a group] a slot's blocks
   T* block_products = nullptr;    // [slots][queries of a group][width]
 
@@ -54,9 +53,7 @@ struct QueryWalk {
   }
 
   void place(Arena& arena) {
-    results = arena.take<Result>(p.n() * parts);
-    scale_part = arena.take<double>(p.n());
-    if (with_products) products = arena.take<T>(p.n() * parts * width);
+    sums.place(arena);
     if (blocks.pay()) {
       blocks.place(arena);
       block_sums = arena.take<Weights>(slot_count * blocks.queries);
@@ -88,15 +85,15 @@ struct QueryWalk {
         const int64_t i = unit / parts;
         const NegativesOfQuery negatives = negatives_of(p, i);
         const Range part = part_of(p.m(), static_cast<int>(unit % parts), parts, kBlockOfNegatives);
-        Weights weights = cleared(start(i, sum_in(slots[s], products, unit)));
+        Weights weights = cleared(start(i, sum_in(slots[s], sums.products, unit)));
         add(slots[s], i, negatives.rows, negatives.index, part, weights);
-        results[unit] = weights.result();
+        sums.results[unit] = weights.result();
       }
     });
   }
 
-  WeightedSum<T> sum_in(const Slot& slot, T* sums, int64_t at) const {
-    return {slot.block, with_products ? sums + at * width : nullptr, width};
+  WeightedSum<T> sum_in(const Slot& slot, T* of, int64_t at) const {
+    return {slot.block, with_products ? of + at * width : nullptr, width};
   }
   static Weights cleared(Weights weights) {
     weights.products.clear();
@@ -132,15 +129,15 @@ struct QueryWalk {
     });
   }
 
-  // The sums of query i from those of the slots, sums[slot * blocks.queries].
-  void join(int64_t i, const Weights* sums) {
-    Result whole = sums->result();
-    for (int s = 1; s < slot_count; s++) whole = merge(whole, sums[s * blocks.queries].result());
-    results[i] = whole;
+  // The sums of query i from those of the slots, by_slot[slot * blocks.queries].
+  void join(int64_t i, const Weights* by_slot) {
+    Result whole = by_slot->result();
+    for (int s = 1; s < slot_count; s++) whole = merge(whole, by_slot[s * blocks.queries].result());
+    sums.results[i] = whole;
     for (int s = 0; with_products && s < slot_count; s++) {
-      const Weights& part = sums[s * blocks.queries];
+      const Weights& part = by_slot[s * blocks.queries];
       const T factor = static_cast<T>(Weights::in_units_of(whole, part.result()));
-      T* const sum = products + i * width;
+      T* const sum = sums.products + i * width;
       for (int64_t k = 0; k < width; k++) sum[k] = (s ? sum[k] : T(0)) + factor * part.products.whole[k];
     }
   }
@@ -166,32 +163,6 @@ struct QueryWalk {
       }
       weights.fold();
     }
-  }
-
-  // dx_i = sum over parts of factor(i, part) times its products, and <x_i, dx_i> / scale.
-  template <class Factor>
-  void write_query_gradients(T* out, Factor&& factor) {
-    for_slots(slot_count, [&](int s) {
-      const Range rows = part_of(p.n(), s, slot_count, 1);
-      for (int64_t i = rows.first; i < rows.last; i++) {
-        T* dx = out + i * p.dim;
-        for (int part = 0; part < parts; part++) {
-          const T weight = static_cast<T>(factor(i, part));
-          const T* sum = products + (i * parts + part) * width;
-          for (int64_t k = 0; k < p.dim; k++) dx[k] = (part ? dx[k] : T(0)) + weight * sum[k];
-        }
-        const T* x = slots[s].query.read_one(p.queries, i);
-        double inner = 0;
-        for (int64_t k = 0; k < p.dim; k++) inner += static_cast<double>(x[k]) * dx[k];
-        scale_part[i] = inner / p.scale;
-      }
-    });
-  }
-
-  double sum_of_scale_parts() const {
-    double sum = 0;
-    for (int64_t i = 0; i < p.n(); i++) sum += scale_part[i];
-    return sum;
   }
 };
 

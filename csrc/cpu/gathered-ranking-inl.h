@@ -52,8 +52,7 @@ void gathered_ranking(const GatheredProblem& p, const Features& positives, const
   }
   walk.walk([&](int64_t i, const WeightedSum<T>& products) { return RankedBlocks<T>{products, threshold[i]}; });
   for (int64_t i = 0; i < p.n(); i++) {
-    RankedSum row;
-    for (int part = 0; part < walk.parts; part++) row = merge(row, walk.results[i * walk.parts + part]);
+    const RankedSum row = walk.sums.row(i);
     out.negative_lse[i] = log2_value(row.sum.weights) * kLn2;
     out.entropy[i] = row.sum.entropy() * kLn2;
     out.rank[i] = threshold[i] == threshold[i] ? row.above : p.m();

@@ -31,10 +31,6 @@ struct KnownExponentials {
       reference[i] = row.reference, factor[i] = row.factor;
     }
   }
-  // Of one score with each query, from `query` on.
-  Vec<T> of(Vec<T> score, int64_t query) const {
-    return load(factor + query) * exp2<T>(score - load(reference + query));
-  }
   // query(r): the query that score r belongs to.
   template <class Query>
   void weigh(T* s, int64_t count, Query&& query) const {
@@ -47,10 +43,6 @@ struct KnownExponentials {
 // w_ik = sigmoid(s_ik), of a softplus sum.
 template <class T>
 struct KnownSigmoids {
-  Vec<T> of(Vec<T> score, int64_t) const {
-    const Vec<T> zero = {};
-    return logistic<T>(score, T(kLn2), exp2<T>(score > zero ? -score : score)).sigmoid;
-  }
   template <class Query>
   void weigh(T* s, int64_t, Query&&) const {
     Sigmoids<T>{}.weigh(s);
