@@ -16,16 +16,21 @@
 namespace mi {
 namespace MI_ISA {
 
-// Pairs of dense products that take the time of one that is gathered; with a gradient of the bank, for which pairs
-// would be sorted by row, 1.6 times as many.
-constexpr double kDensePairs = kVectorBytes == 64 ? 3.25 : kVectorBytes == 32 ? 2.5 : 1.25;
-constexpr double kDensePairsWithBank = 1.6 * kDensePairs;
+// Pairs of dense products that take the time of one that is gathered: in float64, which half as many lanes hold, fewer;
+// with a gradient of the bank, for which pairs would be sorted by row, 1.6 times as many.
+template <class T>
+constexpr double kDensePairs = (kVectorBytes == 64   ? 3.25
+                                : kVectorBytes == 32 ? 2.5
+                                                     : 1.25) *
+                               (sizeof(T) == 8 ? 0.8 : 1);
+template <class T>
+constexpr double kDensePairsWithBank = 1.6 * kDensePairs<T>;
 
 template <class T>
 bool dense_pays(const GatheredProblem& p, bool bank_gradient) {
   const double asked = static_cast<double>(p.n()) * p.m();
   return p.index && p.candidates.rows >= p.threads * kCandidateBlock &&
-         padded<T>(p.n()) * p.candidates.rows < (bank_gradient ? kDensePairsWithBank : kDensePairs) * asked;
+         padded<T>(p.n()) * p.candidates.rows < (bank_gradient ? kDensePairsWithBank<T> : kDensePairs<T>)*asked;
 }
 
 template <class T, class Lanes>
@@ -34,8 +39,8 @@ struct DenseWalk {
     Candidates<T> y;         // kCandidateBlock rows of the bank
     Lanes lanes;             // one a query
     T* weights = nullptr;    // c, then W [kCandidateBlock][kQueryBlock]
-    T* products = nullptr;   // W y [kQueryBlock][width]
-    T* sums = nullptr;       // W^T x [kCandidateBlock][width]
+    T* products = nullptr;   // W y [kQueryBlock][width], where asked for
+    T* sums = nullptr;       // W^T x [kCandidateBlock][width], where asked for
     Vec<T>* zero = nullptr;  // NaN once a score was not finite
   };
 
@@ -63,8 +68,8 @@ struct DenseWalk {
   void place(Arena& arena) {
     counts.place(arena);
     queries.place(problem, arena);
-    transposed.place(problem, arena);
-    gradient.place(problem, bank_gradient, arena);
+    transposed.place(problem, p.candidates.rows, arena);
+    gradient.place(problem, bank_gradient, p.candidates.rows, arena);
     coefficient = arena.take<T>(kQueryBlock);
     for (int s = 0; s < slot_count; s++) {
       slots[s].y.place(rows_of_bank(0, kCandidateBlock), arena);
@@ -131,7 +136,8 @@ struct DenseWalk {
         slot.y.data = static_cast<const T*>(block.candidates.data);
       counts.read(j, count, slot.weights);
       weigh(slot, count, !slot.y.copy && j + 2 * kCandidateBlock <= own.last);
-      if (with_products) gradient.add_to_queries(slot.weights, slot.y, 0, count, queries, slot.products);
+      if (bank_gradient) std::memset(slot.sums, 0, count * width * sizeof(T));
+      gradient.add(slot.weights, false, slot.y, {0, count}, queries, slot.products, slot.sums);
       if (bank_gradient) add_to_bank(slot, j, count, first);
     }
   }
@@ -140,7 +146,6 @@ struct DenseWalk {
   void weigh(Slot& slot, int64_t count, bool more) const {
     const CandidateSide<T> side;
     const BlockScores<T> scores{p.dim, slot.y, transposed, {side, queries}};
-    scores.prepare(0, count);
     for_vector_tiles(scores.vectors(), [&](auto vectors, int64_t vector) {
       for_row_tiles(count, [&](auto rows, int64_t r) {
         if (more && vector == 0) fetch_next(slot.y, r, rows());
@@ -177,8 +182,6 @@ struct DenseWalk {
   }
 
   void add_to_bank(const Slot& slot, int64_t j, int64_t count, bool first) const {
-    std::memset(slot.sums, 0, count * width * sizeof(T));
-    gradient.add_to_candidates(slot.weights, count, queries, slot.sums, width);
     for (int64_t r = 0; r < count; r++) {
       T* const dy = bank_gradient + (j + r) * p.dim;
       const T* const sum = slot.sums + r * width;

@@ -123,8 +123,8 @@ struct ProductPipeline {
     const float unit = self.unit[b.turn % 2];
     if (self.candidate_sums)
       add_products(self.products.along[b.turn % 2], self.products.weighted, self.query_squares,
-                   unit * *self.products.weighted_unit, self.candidate_sums + b.first * self.width, self.width,
-                   b.count, self.width, work);
+                   unit * *self.products.weighted_unit, self.candidate_sums + b.first * self.width, self.width, b.count,
+                   self.width, work);
     if (self.query_sums)
       add_products(self.features(b), self.products.down[b.turn % 2], b.steps, unit, self.products.sums, kQueryBlock,
                    round_up(self.width, kSquare), self.query_squares * kSquare, work);
@@ -163,7 +163,8 @@ struct ProductPipeline {
 inline void GradientProducts<float>::add(const float* weights, bool near_one, const Candidates<float>& y, Range columns,
                                          const QueryBlock<float>& queries, float* query_sums,
                                          float* candidate_sums) const {
-  if (queries.rows > 0) ProductPipeline{*this, weights, near_one, y, columns, queries, query_sums, candidate_sums}.run();
+  if (queries.rows > 0)
+    ProductPipeline{*this, weights, near_one, y, columns, queries, query_sums, candidate_sums}.run();
 }
 
 }  // namespace MI_ISA

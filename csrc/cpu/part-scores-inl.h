@@ -90,9 +90,7 @@ struct ScorePipeline {
 
   int64_t blocks() const { return round_up(last - first, kCandidateBlock) / kCandidateBlock; }
   int64_t begin(int64_t block) const { return first + block * kCandidateBlock; }
-  int64_t count(int64_t block) const {
-    return begin(block) < last ? smaller(kCandidateBlock, last - begin(block)) : 0;
-  }
+  int64_t count(int64_t block) const { return begin(block) < last ? smaller(kCandidateBlock, last - begin(block)) : 0; }
 
   static constexpr int kLines = 4;  // rows that are split at a time
   int64_t splits(int64_t block) const {
@@ -114,8 +112,8 @@ struct ScorePipeline {
   MI_NOINLINE void multiply(const ScorePipeline& self, int64_t block, Work& work) {
     self.scores.for_sides([&](const BlockScores<float>& side) {
       write_products(self.buffers.rows.at(self.begin(block), block), side.transposed.lanes, self.steps,
-                     side.transposed.scores[block % 2], kQueryBlock, self.count(block),
-                     side.vectors() * kLanes<float>, work);
+                     side.transposed.scores[block % 2], kQueryBlock, self.count(block), side.vectors() * kLanes<float>,
+                     work);
     });
     work.finish();
   }
@@ -156,8 +154,7 @@ struct ScoreTiles<float> {
       pipeline.multiply(pipeline, block + 1, work);
       if (block >= 0 && !whole)
         for_vector_tiles(vectors, [&](auto width, int64_t vector) {
-          for_row_tiles(pipeline.count(block),
-                        [&](auto rows, int64_t row) { visitor(rows, width, j + row, vector); });
+          for_row_tiles(pipeline.count(block), [&](auto rows, int64_t row) { visitor(rows, width, j + row, vector); });
         });
       if (block >= 0) after_block(j + pipeline.count(block));
     }

@@ -82,7 +82,10 @@ struct SquareSum {
 
   SquareSum() = default;
   SquareSum(const float* from, float* to, int64_t to_pitch, int64_t row_count, int64_t column_count)
-      : square(from), c(to), pitch(to_pitch), rows(smaller(row_count, kSquare)),
+      : square(from),
+        c(to),
+        pitch(to_pitch),
+        rows(smaller(row_count, kSquare)),
         columns(smaller(column_count, kSquare)) {}
 
   inline __attribute__((always_inline)) void add(int64_t first, int64_t last, float factor) const {

@@ -11,7 +11,7 @@ namespace MI_ISA {
 template <class T>
 struct GradientProducts {
   static constexpr int64_t kGroup = 2 * kCandidateBlock;  // candidates whose weights are kept for one call of add
-  T* weighted = nullptr;  // c x, in panels: [width / kPanel][kQueryBlock][kPanel]
+  T* weighted = nullptr;                                  // c x, in panels: [width / kPanel][kQueryBlock][kPanel]
 
   void place(const DotProblem& p, bool for_candidates, int64_t, Arena& arena) {
     if (for_candidates) weighted = arena.take<T>(kQueryBlock * round_up(padded<T>(p.dim), kPanel<T>));
@@ -33,8 +33,7 @@ struct GradientProducts {
     for (int64_t j = 0; j < columns.size(); j += kGroup) {
       const int64_t count = smaller(kGroup, columns.size() - j);
       const T* group = weights + j * kQueryBlock;
-      if (candidate_sums)
-        add_to_candidates(group, count, queries, candidate_sums + j * queries.width, queries.width);
+      if (candidate_sums) add_to_candidates(group, count, queries, candidate_sums + j * queries.width, queries.width);
       if (query_sums) add_to_queries(group, y, columns.first + j, count, queries, query_sums);
     }
   }

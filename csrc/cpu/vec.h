@@ -33,8 +33,8 @@ constexpr int kVectorsWide = 2;
 #endif
 constexpr int kRowsHigh = 6;
 
-// Queries a thread holds at a time. Products of bfloat16 are so fast that the sums' way to memory counts: twice as many.
-// Blocks of x86-64-v2 end within a panel of lanes, as those of AVX-512 do: so any machine tests that.
+// Queries a thread holds at a time. Products of bfloat16 are so fast that the sums' way to memory counts: twice as
+// many. Blocks of x86-64-v2 end within a panel of lanes, as those of AVX-512 do: so any machine tests that.
 #if defined(__AVX512BF16__) || defined(__AMX_BF16__)
 constexpr int64_t kQueryBlock = 192;
 #elif defined(__x86_64__) && !defined(__AVX2__)
