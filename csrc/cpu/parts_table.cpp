@@ -43,7 +43,7 @@ static float largest_of(const Features& features, Dtype dtype, int64_t dim, int 
 
 // What splitting costs a pair is worth the products of so many columns of d; a call has a cost of its own; and the
 // candidates are split for every block of queries, which must be worth it.
-constexpr int64_t kWorthColumns = 48, kLeastGain = int64_t{1} << 26, kLeastQueries = 64;
+constexpr int64_t kWorthColumns = 16, kLeastGain = int64_t{3} << 23, kLeastQueries = 64;
 
 static bool pays(const DotProblem& p, int64_t queries_of_a_slot) {
   return queries_of_a_slot >= kLeastQueries && p.n() * p.m() * (p.dim - kWorthColumns) >= kLeastGain;
