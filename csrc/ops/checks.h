@@ -79,9 +79,12 @@ inline void check_device(const char* op, const char* name, const Tensor& t, cons
         name_of_x, ".device)");
 }
 
+// By torch only where there is something to do: see new_tensor.
+inline Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
 inline Tensor rows_contiguous(const Tensor& t) {
   const bool usable = t.size(1) <= 1 || t.stride(1) == 1;
-  return usable && (t.size(0) <= 1 || t.stride(0) >= t.size(1)) ? t : torch::stable::contiguous(t);
+  return usable && (t.size(0) <= 1 || t.stride(0) >= t.size(1)) ? t : packed(t);
 }
 
 // A matrix of rows, or a vector as its only row.

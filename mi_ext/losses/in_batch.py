@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import bounds, validation
-from ..log_domain import softplus
-from ..preconditions import mean
+from ..preconditions import with_queries
 from ..scores import DotScores, Scores
 from .base import ContrastiveLoss, Labels, LossOutput, same_shape, stats_of
 
@@ -124,14 +123,10 @@ class SigLIP(ContrastiveLoss):
 
 def symmetric_cross_entropy(scores: Scores) -> Tensor:
     """½ [mean_i (R_i − p_i) + mean_i (C_i − p_i)] of n queries and n candidates that are each other's positives."""
-    s = scores.double()
-    columns = s.column_negative_lse  # before the rows', which come with them
-    excess = torch.stack([s.negative_lse, columns]) - s.positive
-    return mean(softplus(excess)).to(scores.dtype)
+    with_queries(scores, "the mean over pairs")
+    return (scores.double().symmetric_cross_entropy_sum() / (2 * scores.n_queries)).to(scores.dtype)
 
 
 def sigmoid_cross_entropy(scores: Scores) -> Tensor:
     """1/n [Σ_i softplus(−p_i) + Σ over negatives softplus(s_ij)]."""
-    s = scores.double()
-    negatives = s.negative_softplus_sum()
-    return ((softplus(-s.positive).sum() + negatives) / s.n_queries).to(scores.dtype)
+    return (scores.double().logistic_sum() / scores.n_queries).to(scores.dtype)

@@ -2,11 +2,13 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
+from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition, softplus
 from ..reference import Exclusion
-from .autograd import Operator, asks_for_gradient, cast, double, first_derivative_only, scaled
+from .autograd import Operator, asks_for_gradient, double, first_derivative_only, scaled
 from .cuda import tf32
+from .linear import kept_gradient
 
 _raw = torch.ops.mi_ext
 _first_derivative_only = first_derivative_only("DotScores", "DenseScores(scale * x @ y.T)")
@@ -49,13 +51,18 @@ def dot_softplus_sum(x, y, scale, bias, exclusions: Exclusion):
 
     Differentiable in x, y, scale and bias; a log-weight v that asks for a gradient is a ValueError.
     """
-    if asks_for_gradient(exclusions[3]):
-        raise ValueError("candidate_log_weight: a softplus sum has no gradient for it; pass it detached")
-    scale, bias = double(scale, x), double(bias, x)
-    query_gradient, candidate_gradient = asks_for_gradient(x, scale, bias), asks_for_gradient(y)
-    arguments = (*_as_raw(exclusions), query_gradient, candidate_gradient)
-    value, positive, *_ = _DotSoftplusSum.apply(x, y, scale, bias, *arguments)
+    value, positive, *_ = _DotSoftplusSum.apply(*_softplus_arguments(x, y, scale, bias, exclusions))
     return value, (None if exclusions[0] is None else positive)
+
+
+def dot_logistic_sum(x, y, scale, bias, exclusions: Exclusion) -> Tensor:
+    """Σ_i softplus(−p_i) + `dot_softplus_sum`, p_i including the bias; target is needed. Errors as there."""
+    return _DotLogisticSum.apply(*_softplus_arguments(x, y, scale, bias, exclusions))[0]
+
+
+def dot_symmetric_sum(x, y, scale, exclusions: Exclusion) -> Tensor:
+    """Σ_i [softplus(negative_lse_i − p_i) + softplus(column_negative_lse_i − p_i)] of n = m; target is needed."""
+    return _DotSymmetric.apply(x, y, double(scale, x), *_as_raw(exclusions), True)[0]
 
 
 def dot_clipped_log_partition(x, y, scale, bias, exclusions: Exclusion, tau: float) -> Tensor:
@@ -82,6 +89,13 @@ def _as_raw(exclusions: Exclusion) -> Exclusion:
     return target, x_label, y_label, None if log_weight is None else log_weight.to(torch.float64)
 
 
+def _softplus_arguments(x, y, scale, bias, exclusions: Exclusion):
+    if asks_for_gradient(exclusions[3]):
+        raise ValueError("candidate_log_weight: a softplus sum has no gradient for it; pass it detached")
+    scale, bias = double(scale, x), double(bias, x)
+    return x, y, scale, bias, *_as_raw(exclusions), asks_for_gradient(x, scale, bias), asks_for_gradient(y)
+
+
 def _fusible(x, y, scale, exclusions, external_positive) -> bool:
     """A gradient is asked for, and of nothing that only the recomputed way knows."""
     return asks_for_gradient(x, y, scale, external_positive) and not asks_for_gradient(exclusions[3])
@@ -102,7 +116,7 @@ class _DotStatistics(Operator):
     @staticmethod
     @_first_derivative_only
     def backward(ctx, *upstream):
-        x, y, scale, target, x_label, y_label, log_weight, *statistics = ctx.saved_tensors
+        x, y, scale, target, x_label, y_label, log_weight, *statistics = ctx.saved_tensors[:10]
         exclusions = (target, x_label, y_label, log_weight)
         if all(g is None for g in upstream):
             return (None,) * 8
@@ -123,6 +137,34 @@ def _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) -> Tenso
     return dy[:, -1].double() / scale
 
 
+class _DotSymmetric(_DotStatistics):
+    """Outputs (Σ softplus(excess), positive, negative_lse, column_negative_lse, excess [2, n]).
+
+    excess = (negative_lse, column_negative_lse) − positive. The gradient is that of the statistics.
+    """
+
+    raw = None
+
+    @staticmethod
+    def forward(*arguments):
+        positive, *lse = statistics = _DotStatistics.forward(*arguments)
+        excess = torch.stack(lse) - positive
+        return softplus(excess).sum(), *statistics, excess
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _DotStatistics.setup_context(ctx, inputs, output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    @_first_derivative_only
+    def backward(ctx, upstream, *_):
+        if upstream is None:
+            return (None,) * 8
+        weight = ctx.saved_tensors[10].sigmoid() * upstream
+        return _DotStatistics.backward(ctx, -weight.sum(0), *weight)
+
+
 class _DotFused(Operator):
     """Outputs (loss, positive, dx, dy, dscale, dpositive): the gradients of the loss come with it and are kept."""
 
@@ -135,36 +177,38 @@ class _DotFused(Operator):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, y, scale, target = inputs[:4]
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, y, scale, target, *output[2:])
+        ctx.save_for_backward(*inputs[:4], *output[1:])
 
     @staticmethod
     @_first_derivative_only
-    def backward(ctx, upstream, upstream_positive, *_):
-        x, y, scale, target, dx, dy, dscale, dpositive = ctx.saved_tensors
+    def backward(ctx, upstream, grad_positive, *_):
+        x, y, scale, target, positive, *kept, dscale, dpositive = ctx.saved_tensors
         if upstream is None:
             upstream = torch.zeros_like(dscale)
-        dscale = dscale * upstream if ctx.needs_input_grad[2] else None
-        kept = scaled(dx, upstream, x), scaled(dy, upstream, y), dscale
-        if upstream_positive is not None and target is not None:
-            kept = _add_positive_gradient(*kept, x, y, scale, target, upstream_positive)
+        if target is None:
+            grad_positive = None
+        dx, dy = _total_gradient(x, y, scale, target, kept, upstream, grad_positive)
+        dscale = _scale_gradient(scale, positive, dscale, upstream, grad_positive) if ctx.needs_input_grad[2] else None
         dexternal = dpositive * upstream if ctx.needs_input_grad[7] else None
-        return *kept, None, None, None, None, dexternal, None, None, None, None
+        return dx, dy, dscale, None, None, None, None, dexternal, None, None, None, None
 
 
-def _add_positive_gradient(dx, dy, dscale, x, y, scale, target, upstream):
-    """Of p_i = scale <x_i, y_target_i> with dL/dp_i = `upstream`; dy is the caller's own and is added to in place.
+def _total_gradient(x, y, scale, target, kept, upstream, grad_positive):
+    """(dx, dy) from those that came with the loss, and from the positives' gradient; None where not asked for."""
+    if grad_positive is None:
+        return tuple(scaled(g, upstream, t) for g, t in zip(kept, (x, y), strict=True))
+    return kept_gradient(x, y, scale, target, *kept, upstream, grad_positive)
 
-    None stays None: what nobody asked for.
-    """
-    wide = torch.promote_types(x.dtype, torch.float32)
-    x, positive = cast(x, wide), cast(y[target], wide)
-    weight = (upstream * scale).to(wide)[:, None]
-    dx = None if dx is None else cast(torch.addcmul(cast(dx, wide), weight, positive), dx.dtype)
-    dy = None if dy is None else dy.index_add_(0, target, cast(weight * x, dy.dtype))
-    return dx, dy, None if dscale is None else dscale + (upstream * torch.linalg.vecdot(x, positive)).sum()
+
+def _scale_gradient(scale, products, dscale, upstream, grad_positive):
+    """The same of scale; products = scale <x_i, y_target_i>, the positives without a bias."""
+    return _with_sum(dscale * upstream, None if grad_positive is None else grad_positive * products / scale)
+
+
+def _with_sum(total, terms):
+    return total if terms is None else total + terms.sum()
 
 
 class _DotSoftplusSum(Operator):
@@ -181,21 +225,41 @@ class _DotSoftplusSum(Operator):
     def setup_context(ctx, inputs, output):
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs[0], inputs[1], inputs[2], inputs[4], *output[2:])
+        ctx.save_for_backward(*inputs[:5], *output[1:])
 
     @staticmethod
     @_first_derivative_only
-    def backward(ctx, upstream, upstream_positive, *_):
-        x, y, scale, target, dx, dy, dscale, dbias = ctx.saved_tensors
+    def backward(ctx, upstream, grad_positive, *_):
+        x, y, scale, bias, target, positive, *kept, dscale, dbias = ctx.saved_tensors
         if upstream is None:
             upstream = torch.zeros_like(dscale)
-        dscale = dscale * upstream if ctx.needs_input_grad[2] else None
-        dbias = dbias * upstream if ctx.needs_input_grad[3] else None
-        kept = scaled(dx, upstream, x), scaled(dy, upstream, y), dscale
-        if upstream_positive is not None and target is not None:
-            dbias = None if dbias is None else dbias + upstream_positive.sum()
-            kept = _add_positive_gradient(*kept, x, y, scale, target, upstream_positive)
-        query_gradient, candidate_gradient = dx.shape == x.shape, dy.shape == y.shape
-        asked = query_gradient, candidate_gradient, query_gradient, query_gradient
-        gradients = (g if there else None for g, there in zip((*kept, dbias), asked, strict=True))
-        return *gradients, None, None, None, None, None, None
+        if target is None:
+            grad_positive = None
+        dx, dy = _total_gradient(x, y, scale, target, kept, upstream, grad_positive)
+        query_gradient = kept[0].shape == x.shape  # without it there is none of scale and bias either
+        wants_scale, wants_bias = (query_gradient and wanted for wanted in ctx.needs_input_grad[2:4])
+        dscale = _scale_gradient(scale, positive - bias, dscale, upstream, grad_positive) if wants_scale else None
+        dbias = _with_sum(dbias * upstream, grad_positive) if wants_bias else None
+        return dx, dy, dscale, dbias, None, None, None, None, None, None
+
+
+class _DotLogisticSum(_DotSoftplusSum):
+    """_DotSoftplusSum and Σ_i softplus(−p_i) as one value; target is needed."""
+
+    raw = None
+
+    @staticmethod
+    def forward(*arguments):
+        negatives, positive, *gradients = _DotSoftplusSum.forward(*arguments)
+        return negatives - logsigmoid(positive).sum(), positive, *gradients
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _DotSoftplusSum.setup_context(ctx, inputs, output)
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    @_first_derivative_only
+    def backward(ctx, upstream, *_):
+        positive = ctx.saved_tensors[5]
+        return _DotSoftplusSum.backward(ctx, upstream, None if upstream is None else -(-positive).sigmoid() * upstream)

@@ -73,6 +73,16 @@ class DotScores(SharedColumnScores):
             self._keep("positive", lambda: positive)
         return cast(total, self.dtype)
 
+    def logistic_sum(self) -> Tensor:
+        if self.target is None or asks_for_gradient(self.exclusions.candidate_log_weight):
+            return super().logistic_sum()
+        return cast(ops.dot_logistic_sum(self.x, self.y, self.scale, self.bias, self.exclusions.tensors), self.dtype)
+
+    def symmetric_cross_entropy_sum(self) -> Tensor:
+        if self.target is None or self._has_statistics():
+            return super().symmetric_cross_entropy_sum()
+        return cast(ops.dot_symmetric_sum(self.x, self.y, self.scale, self.exclusions.tensors), self.dtype)
+
     def clipped_log_partition(self, tau: float) -> Tensor:
         with torch.no_grad():
             sides = self.x, self.y, self.scale, self.bias

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import validation
-from ..log_domain import Weight, log_of, log_sum_exp, row_cross_entropy, row_log_partition
+from ..log_domain import Weight, log_of, log_sum_exp, row_cross_entropy, row_log_partition, softplus
 from ..ops.autograd import cast
 from .exclusions import Exclusions
 
@@ -107,6 +107,11 @@ class Scores(ABC):
     def negative_softplus_sum(self) -> Tensor:
         """Σ over negatives of e^{v_j} softplus(s_ij)."""
 
+    def logistic_sum(self) -> Tensor:
+        """Σ_i softplus(−p_i) + `negative_softplus_sum`: the logistic loss of match against non-match."""
+        s = self.double()
+        return cast(softplus(-s.positive).sum() + s.negative_softplus_sum(), self.dtype)
+
     @abstractmethod
     def clipped_log_partition(self, tau: float) -> Tensor:
         """log Σ over negatives of exp(v_j + clamp(s_ij, −tau, tau)), without a gradient."""
@@ -125,6 +130,15 @@ class Scores(ABC):
     def log_column_mass(self) -> Tensor:
         """float64 [m]: log Σ_i e^{v_j} over the pairs counted by `column_negatives`."""
         raise self._no_columns("log_column_mass")
+
+    def symmetric_cross_entropy_sum(self) -> Tensor:
+        """Σ_i [softplus(negative_lse_i − p_i) + softplus(column_negative_lse_i − p_i)].
+
+        Of n queries and n candidates that are each other's positives.
+        """
+        s = self.double()
+        columns = s.column_negative_lse  # before the rows', which come with them
+        return cast(softplus(torch.stack([s.negative_lse, columns]) - s.positive).sum(), self.dtype)
 
     def shuffled(self, index: Tensor) -> Tensor:
         """[n]: s_{i, index_i}, the score of query i with candidate index_i."""
