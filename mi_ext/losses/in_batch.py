@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from .. import bounds, validation
-from ..preconditions import with_queries
 from ..scores import DotScores, Scores
 from .base import ContrastiveLoss, Labels, LossOutput, same_shape, stats_of
 
@@ -123,8 +122,7 @@ class SigLIP(ContrastiveLoss):
 
 def symmetric_cross_entropy(scores: Scores) -> Tensor:
     """½ [mean_i (R_i − p_i) + mean_i (C_i − p_i)] of n queries and n candidates that are each other's positives."""
-    with_queries(scores, "the mean over pairs")
-    return (scores.double().symmetric_cross_entropy_sum() / (2 * scores.n_queries)).to(scores.dtype)
+    return scores.symmetric_cross_entropy()
 
 
 def sigmoid_cross_entropy(scores: Scores) -> Tensor:

@@ -1,5 +1,7 @@
 """Operators on products of embeddings: s_ij = scale · <x_i, y_j>, x [n, d] queries, y [m, d] candidates."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -60,9 +62,18 @@ def dot_logistic_sum(x, y, scale, bias, exclusions: Exclusion) -> Tensor:
     return _DotLogisticSum.apply(*_softplus_arguments(x, y, scale, bias, exclusions))[0]
 
 
-def dot_symmetric_sum(x, y, scale, exclusions: Exclusion) -> Tensor:
-    """Σ_i [softplus(negative_lse_i − p_i) + softplus(column_negative_lse_i − p_i)] of n = m; target is needed."""
+def dot_symmetric_cross_entropy(x, y, scale, exclusions: Exclusion) -> Tensor:
+    """½ mean_i [softplus(negative_lse_i − p_i) + softplus(column_negative_lse_i − p_i)] of n = m; target is needed."""
     return _DotSymmetric.apply(x, y, double(scale, x), *_as_raw(exclusions), True)[0]
+
+
+def dot_mean_less_exponential(x, y, scale, exclusions: Exclusion, b: float) -> Tensor:
+    """mean p − exp(log Σ_i e^{b + negative_lse_i}); target is needed."""
+    if _fusible(x, y, scale, exclusions, None):
+        arguments = (*_as_raw(exclusions), None, -math.inf, b, True, asks_for_gradient(y))
+        return _DotMeanLessExponential.apply(x, y, double(scale, x), *arguments)[0]
+    positive, lse, _ = dot_statistics(x, y, scale, exclusions)
+    return positive.mean() - log_sum_exp(b + lse).exp()
 
 
 def dot_clipped_log_partition(x, y, scale, bias, exclusions: Exclusion, tau: float) -> Tensor:
@@ -138,7 +149,7 @@ def _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) -> Tenso
 
 
 class _DotSymmetric(_DotStatistics):
-    """Outputs (Σ softplus(excess), positive, negative_lse, column_negative_lse, excess [2, n]).
+    """Outputs (mean softplus(excess), positive, negative_lse, column_negative_lse, excess [2, n]).
 
     excess = (negative_lse, column_negative_lse) − positive. The gradient is that of the statistics.
     """
@@ -149,7 +160,7 @@ class _DotSymmetric(_DotStatistics):
     def forward(*arguments):
         positive, *lse = statistics = _DotStatistics.forward(*arguments)
         excess = torch.stack(lse) - positive
-        return softplus(excess).sum(), *statistics, excess
+        return softplus(excess).mean(), *statistics, excess
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -161,7 +172,8 @@ class _DotSymmetric(_DotStatistics):
     def backward(ctx, upstream, *_):
         if upstream is None:
             return (None,) * 8
-        weight = ctx.saved_tensors[10].sigmoid() * upstream
+        excess = ctx.saved_tensors[10]
+        weight = excess.sigmoid() * (upstream / excess.numel())
         return _DotStatistics.backward(ctx, -weight.sum(0), *weight)
 
 
@@ -193,6 +205,32 @@ class _DotFused(Operator):
         dscale = _scale_gradient(scale, positive, dscale, upstream, grad_positive) if ctx.needs_input_grad[2] else None
         dexternal = dpositive * upstream if ctx.needs_input_grad[7] else None
         return dx, dy, dscale, None, None, None, None, dexternal, None, None, None, None
+
+
+class _DotMeanLessExponential(_DotFused):
+    """Outputs (mean p − e^T, positive, dx, dy, dscale, −e^T) with the gradients of T, the global log-partition."""
+
+    raw = None
+
+    @staticmethod
+    def forward(*arguments):
+        total, positive, *gradients, _ = _DotFused.forward(*arguments)
+        minus_exponential = -total.exp()
+        return positive.mean() + minus_exponential, positive, *gradients, minus_exponential
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _DotFused.setup_context(ctx, inputs, output)
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    @_first_derivative_only
+    def backward(ctx, upstream, *_):
+        if upstream is None:
+            return (None,) * 12
+        positive, minus_exponential = ctx.saved_tensors[4], ctx.saved_tensors[-1]
+        n = len(positive)
+        return _DotFused.backward(ctx, upstream * minus_exponential, (upstream / n).expand(n))
 
 
 def _total_gradient(x, y, scale, target, kept, upstream, grad_positive):

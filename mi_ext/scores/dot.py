@@ -73,16 +73,6 @@ class DotScores(SharedColumnScores):
             self._keep("positive", lambda: positive)
         return cast(total, self.dtype)
 
-    def logistic_sum(self) -> Tensor:
-        if self.target is None or asks_for_gradient(self.exclusions.candidate_log_weight):
-            return super().logistic_sum()
-        return cast(ops.dot_logistic_sum(self.x, self.y, self.scale, self.bias, self.exclusions.tensors), self.dtype)
-
-    def symmetric_cross_entropy_sum(self) -> Tensor:
-        if self.target is None or self._has_statistics():
-            return super().symmetric_cross_entropy_sum()
-        return cast(ops.dot_symmetric_sum(self.x, self.y, self.scale, self.exclusions.tensors), self.dtype)
-
     def clipped_log_partition(self, tau: float) -> Tensor:
         with torch.no_grad():
             sides = self.x, self.y, self.scale, self.bias
@@ -181,6 +171,22 @@ class DotScores(SharedColumnScores):
         if positive is not None:
             self._keep("positive", lambda: self._biased(positive))
         return self._biased(value)
+
+    def _mean_less_exponential(self, b: Weight) -> Tensor:
+        if self.target is None or isinstance(b, Tensor) or isinstance(self.bias, Tensor) or self._has_statistics():
+            return super()._mean_less_exponential(b)
+        sides = self.x, self.y, self.scale, self.exclusions.tensors
+        return self._biased(ops.dot_mean_less_exponential(*sides, b + self.bias))
+
+    def _logistic_sum(self) -> Tensor:
+        if self.target is None or asks_for_gradient(self.exclusions.candidate_log_weight):
+            return super()._logistic_sum()
+        return ops.dot_logistic_sum(self.x, self.y, self.scale, self.bias, self.exclusions.tensors)
+
+    def _symmetric_cross_entropy(self) -> Tensor:
+        if self.target is None or isinstance(self.bias, Tensor) or self._has_statistics():
+            return super()._symmetric_cross_entropy()
+        return ops.dot_symmetric_cross_entropy(self.x, self.y, self.scale, self.exclusions.tensors)
 
     def _fuses(self, a: Weight, b: Weight) -> bool:
         """One pass gives value and gradient: for constant log-weights, unless the statistics are already there."""
