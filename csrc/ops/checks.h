@@ -95,10 +95,11 @@ inline Features features_of(const Tensor& t) {
 }
 
 // Vectors beside those of x, one for each.
-inline Tensor rows_like(const char* op, const char* name, const Tensor& t, const Tensor& x) {
+inline Tensor rows_like(const char* op, const char* name, const Tensor& t, const Tensor& x,
+                        const char* name_of_x = "x") {
   check(t.dim() == 2 && t.size(0) == x.size(0) && t.size(1) == x.size(1) && t.scalar_type() == x.scalar_type(), op,
-        name, " must have the dtype and the shape of x, ", shape_of(x), ", but has shape ", shape_of(t));
-  check_device(op, name, t, x);
+        name, " must have the dtype and the shape of ", name_of_x, ", ", shape_of(x), ", but has shape ", shape_of(t));
+  check_device(op, name, t, x, name_of_x);
   return rows_contiguous(t);
 }
 

@@ -61,7 +61,7 @@ class CRDLoss(nn.Module):
         c = n_negatives / n_data
         shift = self.contrast.normalizer(slot, mean_exponential).double().log() + math.log(c + _EPSILON)
         scores = GatheredScores(x, bank, negatives, scale, -shift, positive=positive).double()
-        return scores.logistic_sum() / n + n_negatives * math.log1p(_EPSILON / c)
+        return scores.logistic_loss() + n_negatives * math.log1p(_EPSILON / c)
 
 
 class ContrastMemory(nn.Module):

@@ -117,8 +117,7 @@ class CRD(ContrastiveLoss):
         odds = scores.n_negatives / len(bank)
         c = self._log_normalizer(scores_of, way) + math.log(odds + self.epsilon)
         shifted = scores_of(-c).double()
-        total = shifted.logistic_sum()
-        return total / scores.n_queries + scores.n_negatives * math.log1p(self.epsilon / odds), scores
+        return shifted.logistic_loss() + scores.n_negatives * math.log1p(self.epsilon / odds), scores
 
     def _log_normalizer(self, scores_of: Callable[[], GatheredScores], way: int) -> Tensor:
         """log Z, 0-dim; brought up to date in train()."""

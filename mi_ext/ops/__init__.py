@@ -20,13 +20,11 @@ from .dot import (
     dot_clipped_log_partition,
     dot_cross_entropy_sum,
     dot_log_partition,
-    dot_logistic_sum,
     dot_lse_gradient,
-    dot_mean_less_exponential,
     dot_softplus_sum,
     dot_statistics,
-    dot_symmetric_cross_entropy,
 )
+from .dot_losses import dot_logistic_loss, dot_mean_less_exponential, dot_symmetric_cross_entropy
 from .gathered import (
     gathered_clipped_log_partition,
     gathered_cross_entropy_sum,
@@ -54,7 +52,7 @@ __all__ = [
     "dot_clipped_log_partition",
     "dot_cross_entropy_sum",
     "dot_log_partition",
-    "dot_logistic_sum",
+    "dot_logistic_loss",
     "dot_lse_gradient",
     "dot_mean_less_exponential",
     "dot_ranking",

@@ -1,19 +1,16 @@
 """Operators on products of embeddings: s_ij = scale · <x_i, y_j>, x [n, d] queries, y [m, d] candidates."""
 
-import math
-
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition, softplus
+from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
 from ..reference import Exclusion
-from .autograd import Operator, asks_for_gradient, double, first_derivative_only, scaled
+from .autograd import Operator, asks_for_gradient, cast, double, first_derivative_only, scaled
 from .cuda import tf32
 from .linear import kept_gradient
 
 _raw = torch.ops.mi_ext
-_first_derivative_only = first_derivative_only("DotScores", "DenseScores(scale * x @ y.T)")
+dot_scores_have_one = first_derivative_only("DotScores", "DenseScores(scale * x @ y.T)")
 
 
 def dot_statistics(x, y, scale, exclusions: Exclusion, columns: bool = False):
@@ -21,7 +18,7 @@ def dot_statistics(x, y, scale, exclusions: Exclusion, columns: bool = False):
 
     negative_lse_i = log Σ_{j ∈ N_i} exp(s_ij + v_j);  column_negative_lse_j the same down column j, if `columns`.
     """
-    positive, lse, column_lse = _DotStatistics.apply(x, y, double(scale, x), *_as_raw(exclusions), columns)
+    positive, lse, column_lse = _DotStatistics.apply(x, y, double(scale, x), *as_raw(exclusions), columns)
     return (None if exclusions[0] is None else positive), lse, (column_lse if columns else None)
 
 
@@ -30,8 +27,8 @@ def dot_cross_entropy_sum(x, y, scale, exclusions: Exclusion, external_positive,
 
     p_i is the score with target_i, or external_positive [n] (float64) where there is no target.
     """
-    if _fusible(x, y, scale, exclusions, external_positive):
-        arguments = (*_as_raw(exclusions), external_positive, a, b, False, asks_for_gradient(y))
+    if fusible(x, y, scale, exclusions, external_positive):
+        arguments = (*as_raw(exclusions), external_positive, a, b, False, asks_for_gradient(y))
         return _DotFused.apply(x, y, double(scale, x), *arguments)[0]
     positive, lse, _ = dot_statistics(x, y, scale, exclusions)
     return row_cross_entropy(external_positive if positive is None else positive, lse, a, b).sum()
@@ -39,8 +36,8 @@ def dot_cross_entropy_sum(x, y, scale, exclusions: Exclusion, external_positive,
 
 def dot_log_partition(x, y, scale, exclusions: Exclusion, external_positive, a: float, b: float):
     """(T, positive [n] or None), T = log Σ_i (e^{p_i + a} + e^{negative_lse_i + b}); both differentiable."""
-    if _fusible(x, y, scale, exclusions, external_positive):
-        arguments = (*_as_raw(exclusions), external_positive, a, b, True, asks_for_gradient(y))
+    if fusible(x, y, scale, exclusions, external_positive):
+        arguments = (*as_raw(exclusions), external_positive, a, b, True, asks_for_gradient(y))
         total, positive = _DotFused.apply(x, y, double(scale, x), *arguments)[:2]
         return total, (None if exclusions[0] is None else positive)
     positive, lse, _ = dot_statistics(x, y, scale, exclusions)
@@ -53,34 +50,15 @@ def dot_softplus_sum(x, y, scale, bias, exclusions: Exclusion):
 
     Differentiable in x, y, scale and bias; a log-weight v that asks for a gradient is a ValueError.
     """
-    value, positive, *_ = _DotSoftplusSum.apply(*_softplus_arguments(x, y, scale, bias, exclusions))
+    value, positive, *_ = _DotSoftplusSum.apply(*softplus_arguments(x, y, scale, bias, exclusions))
     return value, (None if exclusions[0] is None else positive)
-
-
-def dot_logistic_sum(x, y, scale, bias, exclusions: Exclusion) -> Tensor:
-    """Σ_i softplus(−p_i) + `dot_softplus_sum`, p_i including the bias; target is needed. Errors as there."""
-    return _DotLogisticSum.apply(*_softplus_arguments(x, y, scale, bias, exclusions))[0]
-
-
-def dot_symmetric_cross_entropy(x, y, scale, exclusions: Exclusion) -> Tensor:
-    """½ mean_i [softplus(negative_lse_i − p_i) + softplus(column_negative_lse_i − p_i)] of n = m; target is needed."""
-    return _DotSymmetric.apply(x, y, double(scale, x), *_as_raw(exclusions), True)[0]
-
-
-def dot_mean_less_exponential(x, y, scale, exclusions: Exclusion, b: float) -> Tensor:
-    """mean p − exp(log Σ_i e^{b + negative_lse_i}); target is needed."""
-    if _fusible(x, y, scale, exclusions, None):
-        arguments = (*_as_raw(exclusions), None, -math.inf, b, True, asks_for_gradient(y))
-        return _DotMeanLessExponential.apply(x, y, double(scale, x), *arguments)[0]
-    positive, lse, _ = dot_statistics(x, y, scale, exclusions)
-    return positive.mean() - log_sum_exp(b + lse).exp()
 
 
 def dot_clipped_log_partition(x, y, scale, bias, exclusions: Exclusion, tau: float) -> Tensor:
     """log Σ over negatives of exp(v_j + clamp(s_ij + bias, −tau, tau)), without a gradient."""
     with torch.no_grad():
         scalars = double(scale, x), double(bias, x)
-        return log_sum_exp(_raw.dot_clipped_lse(x, y, *scalars, *_as_raw(exclusions), tau, tf32(x)))
+        return log_sum_exp(_raw.dot_clipped_lse(x, y, *scalars, *as_raw(exclusions), tau, tf32(x)))
 
 
 def dot_lse_gradient(x, y, scale, exclusions: Exclusion, lse, upstream, candidate_gradient: bool):
@@ -90,24 +68,24 @@ def dot_lse_gradient(x, y, scale, exclusions: Exclusion, lse, upstream, candidat
     """
     unused = lse.new_zeros(0 if exclusions[0] is None else len(x))
     statistics, upstreams = (unused, lse, lse[:0]), (unused, upstream, lse[:0])
-    sides = x, y, double(scale, x), *_as_raw(exclusions)
+    sides = x, y, double(scale, x), *as_raw(exclusions)
     dx, dy, dscale = _raw.dot_gradient(*sides, *statistics, *upstreams, candidate_gradient, tf32(x))
     return dx, (dy if candidate_gradient else None), dscale
 
 
-def _as_raw(exclusions: Exclusion) -> Exclusion:
+def as_raw(exclusions: Exclusion) -> Exclusion:
     target, x_label, y_label, log_weight = exclusions
     return target, x_label, y_label, None if log_weight is None else log_weight.to(torch.float64)
 
 
-def _softplus_arguments(x, y, scale, bias, exclusions: Exclusion):
+def softplus_arguments(x, y, scale, bias, exclusions: Exclusion):
     if asks_for_gradient(exclusions[3]):
         raise ValueError("candidate_log_weight: a softplus sum has no gradient for it; pass it detached")
     scale, bias = double(scale, x), double(bias, x)
-    return x, y, scale, bias, *_as_raw(exclusions), asks_for_gradient(x, scale, bias), asks_for_gradient(y)
+    return x, y, scale, bias, *as_raw(exclusions), asks_for_gradient(x, scale, bias), asks_for_gradient(y)
 
 
-def _fusible(x, y, scale, exclusions, external_positive) -> bool:
+def fusible(x, y, scale, exclusions, external_positive) -> bool:
     """A gradient is asked for, and of nothing that only the recomputed way knows."""
     return asks_for_gradient(x, y, scale, external_positive) and not asks_for_gradient(exclusions[3])
 
@@ -125,17 +103,23 @@ class _DotStatistics(Operator):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @_first_derivative_only
+    @dot_scores_have_one
     def backward(ctx, *upstream):
-        x, y, scale, target, x_label, y_label, log_weight, *statistics = ctx.saved_tensors[:10]
-        exclusions = (target, x_label, y_label, log_weight)
         if all(g is None for g in upstream):
             return (None,) * 8
+        statistics = ctx.saved_tensors[7:]
         upstream = [s.new_zeros(s.shape) if g is None else g for g, s in zip(upstream, statistics, strict=True)]
-        arguments = (*exclusions, *statistics, *upstream, ctx.needs_input_grad[1], tf32(x))
-        dx, dy, dscale = _raw.dot_gradient(x, y, scale, *arguments)
-        dv = _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) if ctx.needs_input_grad[6] else None
-        return dx.to(x.dtype), (dy.to(y.dtype) if ctx.needs_input_grad[1] else None), dscale, None, None, None, dv, None
+        return statistics_gradient(ctx, upstream)
+
+
+def statistics_gradient(ctx, upstream):
+    """Of the inputs of `_DotStatistics`, which are saved, as are the statistics next."""
+    x, y, scale, target, x_label, y_label, log_weight, *statistics = ctx.saved_tensors[:10]
+    exclusions = (target, x_label, y_label, log_weight)
+    arguments = (*exclusions, *statistics, *upstream, ctx.needs_input_grad[1], tf32(x))
+    dx, dy, dscale = _raw.dot_gradient(x, y, scale, *arguments)
+    dv = _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) if ctx.needs_input_grad[6] else None
+    return cast(dx, x.dtype), cast(dy, y.dtype) if ctx.needs_input_grad[1] else None, dscale, None, None, None, dv, None
 
 
 def _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) -> Tensor:
@@ -146,35 +130,6 @@ def _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) -> Tenso
     arguments = (*exclusions, *statistics, no_positive, *upstream[1:], True, tf32(x))
     _, dy, _ = _raw.dot_gradient(x_one, y_zero, scale, *arguments)
     return dy[:, -1].double() / scale
-
-
-class _DotSymmetric(_DotStatistics):
-    """Outputs (mean softplus(excess), positive, negative_lse, column_negative_lse, excess [2, n]).
-
-    excess = (negative_lse, column_negative_lse) − positive. The gradient is that of the statistics.
-    """
-
-    raw = None
-
-    @staticmethod
-    def forward(*arguments):
-        positive, *lse = statistics = _DotStatistics.forward(*arguments)
-        excess = torch.stack(lse) - positive
-        return softplus(excess).mean(), *statistics, excess
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        _DotStatistics.setup_context(ctx, inputs, output[1:])
-        ctx.mark_non_differentiable(*output[1:])
-
-    @staticmethod
-    @_first_derivative_only
-    def backward(ctx, upstream, *_):
-        if upstream is None:
-            return (None,) * 8
-        excess = ctx.saved_tensors[10]
-        weight = excess.sigmoid() * (upstream / excess.numel())
-        return _DotStatistics.backward(ctx, -weight.sum(0), *weight)
 
 
 class _DotFused(Operator):
@@ -191,62 +146,42 @@ class _DotFused(Operator):
     def setup_context(ctx, inputs, output):
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:4], *output[1:])
+        ctx.save_for_backward(*inputs[:4], *output[2:])
 
     @staticmethod
-    @_first_derivative_only
+    @dot_scores_have_one
     def backward(ctx, upstream, grad_positive, *_):
-        x, y, scale, target, positive, *kept, dscale, dpositive = ctx.saved_tensors
+        dpositive = ctx.saved_tensors[-1]
         if upstream is None:
-            upstream = torch.zeros_like(dscale)
-        if target is None:
-            grad_positive = None
-        dx, dy = _total_gradient(x, y, scale, target, kept, upstream, grad_positive)
-        dscale = _scale_gradient(scale, positive, dscale, upstream, grad_positive) if ctx.needs_input_grad[2] else None
+            upstream = torch.zeros((), dtype=torch.float64, device=dpositive.device)
         dexternal = dpositive * upstream if ctx.needs_input_grad[7] else None
-        return dx, dy, dscale, None, None, None, None, dexternal, None, None, None, None
+        return *fused_gradient(ctx, upstream, grad_positive), None, None, None, None, dexternal, None, None, None, None
 
 
-class _DotMeanLessExponential(_DotFused):
-    """Outputs (mean p − e^T, positive, dx, dy, dscale, −e^T) with the gradients of T, the global log-partition."""
-
-    raw = None
-
-    @staticmethod
-    def forward(*arguments):
-        total, positive, *gradients, _ = _DotFused.forward(*arguments)
-        minus_exponential = -total.exp()
-        return positive.mean() + minus_exponential, positive, *gradients, minus_exponential
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        _DotFused.setup_context(ctx, inputs, output)
-        ctx.mark_non_differentiable(*output[1:])
-
-    @staticmethod
-    @_first_derivative_only
-    def backward(ctx, upstream, *_):
-        if upstream is None:
-            return (None,) * 12
-        positive, minus_exponential = ctx.saved_tensors[4], ctx.saved_tensors[-1]
-        n = len(positive)
-        return _DotFused.backward(ctx, upstream * minus_exponential, (upstream / n).expand(n))
+def fused_gradient(ctx, upstream, grad_positive):
+    """(dx, dy, dscale) by `_DotFused`, from the gradients of its loss and the positives'; None where not asked for."""
+    x, y, scale, target, dx, dy, dscale, _ = ctx.saved_tensors
+    grad_positive = None if target is None else grad_positive
+    gradients = _total_gradient(x, y, scale, target, dx, dy, upstream, grad_positive)
+    if not ctx.needs_input_grad[2]:
+        return *gradients, None
+    return *gradients, _scale_gradient(x, y, target, dscale, upstream, grad_positive)
 
 
-def _total_gradient(x, y, scale, target, kept, upstream, grad_positive):
+def _total_gradient(x, y, scale, target, dx, dy, upstream, grad_positive):
     """(dx, dy) from those that came with the loss, and from the positives' gradient; None where not asked for."""
     if grad_positive is None:
-        return tuple(scaled(g, upstream, t) for g, t in zip(kept, (x, y), strict=True))
-    return kept_gradient(x, y, scale, target, *kept, upstream, grad_positive)
+        return scaled(dx, upstream, x), scaled(dy, upstream, y)
+    return kept_gradient(x, y, scale, target, dx, dy, upstream, grad_positive)
 
 
-def _scale_gradient(scale, products, dscale, upstream, grad_positive):
-    """The same of scale; products = scale <x_i, y_target_i>, the positives without a bias."""
-    return _with_sum(dscale * upstream, None if grad_positive is None else grad_positive * products / scale)
-
-
-def _with_sum(total, terms):
-    return total if terms is None else total + terms.sum()
+def _scale_gradient(x, y, target, dscale, upstream, grad_positive):
+    """The same of scale."""
+    if grad_positive is None:
+        return dscale * upstream
+    wide = torch.promote_types(x.dtype, torch.float32)
+    products = torch.linalg.vecdot(cast(x, wide), cast(y[target], wide))
+    return dscale * upstream + (grad_positive * products).sum()
 
 
 class _DotSoftplusSum(Operator):
@@ -263,41 +198,25 @@ class _DotSoftplusSum(Operator):
     def setup_context(ctx, inputs, output):
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:5], *output[1:])
+        ctx.save_for_backward(*inputs[:3], inputs[4], *output[2:])
 
     @staticmethod
-    @_first_derivative_only
+    @dot_scores_have_one
     def backward(ctx, upstream, grad_positive, *_):
-        x, y, scale, bias, target, positive, *kept, dscale, dbias = ctx.saved_tensors
         if upstream is None:
-            upstream = torch.zeros_like(dscale)
-        if target is None:
-            grad_positive = None
-        dx, dy = _total_gradient(x, y, scale, target, kept, upstream, grad_positive)
-        query_gradient = kept[0].shape == x.shape  # without it there is none of scale and bias either
-        wants_scale, wants_bias = (query_gradient and wanted for wanted in ctx.needs_input_grad[2:4])
-        dscale = _scale_gradient(scale, positive - bias, dscale, upstream, grad_positive) if wants_scale else None
-        dbias = _with_sum(dbias * upstream, grad_positive) if wants_bias else None
-        return dx, dy, dscale, dbias, None, None, None, None, None, None
+            upstream = torch.zeros_like(ctx.saved_tensors[-1])
+        return *softplus_gradient(ctx, upstream, grad_positive), None, None, None, None, None, None
 
 
-class _DotLogisticSum(_DotSoftplusSum):
-    """_DotSoftplusSum and Σ_i softplus(−p_i) as one value; target is needed."""
-
-    raw = None
-
-    @staticmethod
-    def forward(*arguments):
-        negatives, positive, *gradients = _DotSoftplusSum.forward(*arguments)
-        return negatives - logsigmoid(positive).sum(), positive, *gradients
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        _DotSoftplusSum.setup_context(ctx, inputs, output)
-        ctx.mark_non_differentiable(*output[1:])
-
-    @staticmethod
-    @_first_derivative_only
-    def backward(ctx, upstream, *_):
-        positive = ctx.saved_tensors[5]
-        return _DotSoftplusSum.backward(ctx, upstream, None if upstream is None else -(-positive).sigmoid() * upstream)
+def softplus_gradient(ctx, upstream, grad_positive):
+    """(dx, dy, dscale, dbias) by `_DotSoftplusSum`, as `fused_gradient`."""
+    x, y, scale, target, dx, dy, dscale, dbias = ctx.saved_tensors[:8]
+    grad_positive = None if target is None else grad_positive
+    gradients = _total_gradient(x, y, scale, target, dx, dy, upstream, grad_positive)
+    query_gradient = dx.shape == x.shape  # without it there is none of scale and bias either
+    wants_scale, wants_bias = (query_gradient and wanted for wanted in ctx.needs_input_grad[2:4])
+    dscale = _scale_gradient(x, y, target, dscale, upstream, grad_positive) if wants_scale else None
+    dbias = dbias * upstream if wants_bias else None
+    if wants_bias and grad_positive is not None:
+        dbias = dbias + grad_positive.sum()
+    return *gradients, dscale, dbias

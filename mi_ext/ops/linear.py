@@ -1,6 +1,6 @@
 """What is linear in n and m, before and after the walks: rows of unit length, and what a kept gradient becomes.
 
-On the CPU each is one operator, for torch's operations take longer than the walk of a small batch; on a GPU it is those.
+On the CPU each is one operator, for torch's operations take longer than the walk of a small batch; on a GPU these.
 """
 
 import torch
@@ -20,8 +20,8 @@ def unit_rows(z: Tensor) -> Tensor:
 def kept_gradient(x, y, scale, target, dx, dy, grad_loss, grad_positive):
     """(dx, dy) of f(loss, positives) from those that came with the loss, in the dtypes of x and y.
 
-    With p_i = scale <x_i, y_target_i>: dx_i = grad_loss dx_i + grad_positive_i scale y_target_i, dy alike. Rounded to 16
-    bits once. What nobody asked for is None.
+    With p_i = scale <x_i, y_target_i>: dx_i = grad_loss dx_i + grad_positive_i scale y_target_i, dy alike. Rounded to
+    16 bits once. What nobody asked for is None.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     sides = cast(x, wide), cast(y, wide), scale, target

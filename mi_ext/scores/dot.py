@@ -178,10 +178,10 @@ class DotScores(SharedColumnScores):
         sides = self.x, self.y, self.scale, self.exclusions.tensors
         return self._biased(ops.dot_mean_less_exponential(*sides, b + self.bias))
 
-    def _logistic_sum(self) -> Tensor:
+    def _logistic_loss(self) -> Tensor:
         if self.target is None or asks_for_gradient(self.exclusions.candidate_log_weight):
-            return super()._logistic_sum()
-        return ops.dot_logistic_sum(self.x, self.y, self.scale, self.bias, self.exclusions.tensors)
+            return super()._logistic_loss()
+        return ops.dot_logistic_loss(self.x, self.y, self.scale, self.bias, self.exclusions.tensors)
 
     def _symmetric_cross_entropy(self) -> Tensor:
         if self.target is None or isinstance(self.bias, Tensor) or self._has_statistics():

@@ -113,9 +113,10 @@ class Scores(ABC):
     def negative_softplus_sum(self) -> Tensor:
         """Σ over negatives of e^{v_j} softplus(s_ij)."""
 
-    def logistic_sum(self) -> Tensor:
-        """Σ_i softplus(−p_i) + `negative_softplus_sum`: the logistic loss of match against non-match."""
-        return cast(self._logistic_sum(), self.dtype)
+    def logistic_loss(self) -> Tensor:
+        """1/n [Σ_i softplus(−p_i) + `negative_softplus_sum`]: logistic regression of match against non-match."""
+        self._check_queries("scores")
+        return cast(self._logistic_loss(), self.dtype)
 
     @abstractmethod
     def clipped_log_partition(self, tau: float) -> Tensor:
@@ -201,9 +202,9 @@ class Scores(ABC):
         exponential = (self._global_log_partition(-math.inf, 0.0) + b).exp()  # before the positives, which come with it
         return self._positive().mean() - exponential
 
-    def _logistic_sum(self) -> Tensor:
+    def _logistic_loss(self) -> Tensor:
         s = self.double()
-        return softplus(-s.positive).sum() + s.negative_softplus_sum()
+        return (softplus(-s.positive).sum() + s.negative_softplus_sum()) / self.n_queries
 
     def _symmetric_cross_entropy(self) -> Tensor:
         s = self.double()
