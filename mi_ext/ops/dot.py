@@ -107,19 +107,19 @@ class _DotStatistics(Operator):
     def backward(ctx, *upstream):
         if all(g is None for g in upstream):
             return (None,) * 8
-        statistics = ctx.saved_tensors[7:]
-        upstream = [s.new_zeros(s.shape) if g is None else g for g, s in zip(upstream, statistics, strict=True)]
-        return statistics_gradient(ctx, upstream)
+        saved = ctx.saved_tensors
+        upstream = [s.new_zeros(s.shape) if g is None else g for g, s in zip(upstream, saved[7:], strict=True)]
+        return *statistics_gradient(ctx, saved, upstream), None
 
 
-def statistics_gradient(ctx, upstream):
-    """Of the inputs of `_DotStatistics`, which are saved, as are the statistics next."""
-    x, y, scale, target, x_label, y_label, log_weight, *statistics = ctx.saved_tensors[:10]
+def statistics_gradient(ctx, saved, upstream):
+    """Of x, y, scale and the exclusions, which were saved, and the statistics after them."""
+    x, y, scale, target, x_label, y_label, log_weight, *statistics = saved
     exclusions = (target, x_label, y_label, log_weight)
     arguments = (*exclusions, *statistics, *upstream, ctx.needs_input_grad[1], tf32(x))
     dx, dy, dscale = _raw.dot_gradient(x, y, scale, *arguments)
     dv = _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) if ctx.needs_input_grad[6] else None
-    return cast(dx, x.dtype), cast(dy, y.dtype) if ctx.needs_input_grad[1] else None, dscale, None, None, None, dv, None
+    return cast(dx, x.dtype), cast(dy, y.dtype) if ctx.needs_input_grad[1] else None, dscale, None, None, None, dv
 
 
 def _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) -> Tensor:
@@ -151,16 +151,27 @@ class _DotFused(Operator):
     @staticmethod
     @dot_scores_have_one
     def backward(ctx, upstream, grad_positive, *_):
-        dpositive = ctx.saved_tensors[-1]
+        *saved, dpositive = ctx.saved_tensors
         if upstream is None:
             upstream = torch.zeros((), dtype=torch.float64, device=dpositive.device)
         dexternal = dpositive * upstream if ctx.needs_input_grad[7] else None
-        return *fused_gradient(ctx, upstream, grad_positive), None, None, None, None, dexternal, None, None, None, None
+        return (
+            *fused_gradient(ctx, saved, upstream, grad_positive),
+            None,
+            None,
+            None,
+            None,
+            dexternal,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
-def fused_gradient(ctx, upstream, grad_positive):
+def fused_gradient(ctx, saved, upstream, grad_positive):
     """(dx, dy, dscale) by `_DotFused`, from the gradients of its loss and the positives'; None where not asked for."""
-    x, y, scale, target, dx, dy, dscale, _ = ctx.saved_tensors
+    x, y, scale, target, dx, dy, dscale = saved
     grad_positive = None if target is None else grad_positive
     gradients = _total_gradient(x, y, scale, target, dx, dy, upstream, grad_positive)
     if not ctx.needs_input_grad[2]:
@@ -203,14 +214,15 @@ class _DotSoftplusSum(Operator):
     @staticmethod
     @dot_scores_have_one
     def backward(ctx, upstream, grad_positive, *_):
+        saved = ctx.saved_tensors
         if upstream is None:
-            upstream = torch.zeros_like(ctx.saved_tensors[-1])
-        return *softplus_gradient(ctx, upstream, grad_positive), None, None, None, None, None, None
+            upstream = torch.zeros_like(saved[-1])
+        return *softplus_gradient(ctx, saved, upstream, grad_positive), None, None, None, None, None, None
 
 
-def softplus_gradient(ctx, upstream, grad_positive):
+def softplus_gradient(ctx, saved, upstream, grad_positive):
     """(dx, dy, dscale, dbias) by `_DotSoftplusSum`, as `fused_gradient`."""
-    x, y, scale, target, dx, dy, dscale, dbias = ctx.saved_tensors[:8]
+    x, y, scale, target, dx, dy, dscale, dbias = saved
     grad_positive = None if target is None else grad_positive
     gradients = _total_gradient(x, y, scale, target, dx, dy, upstream, grad_positive)
     query_gradient = dx.shape == x.shape  # without it there is none of scale and bias either

@@ -7,7 +7,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from ..log_domain import log_sum_exp, softplus
 from ..reference import Exclusion
@@ -69,9 +68,9 @@ class _DotSymmetric(Operator):
     def backward(ctx, upstream, *_):
         if upstream is None:
             return (None,) * 7
-        excess = ctx.saved_tensors[10]
+        *saved, excess = ctx.saved_tensors
         weight = excess.sigmoid() * (upstream / excess.numel())
-        return statistics_gradient(ctx, (-weight.sum(0), *weight.unbind()))[:7]
+        return statistics_gradient(ctx, saved, (-weight.sum(0), *weight.unbind()))
 
 
 class _DotMeanLessExponential(Operator):
@@ -95,9 +94,9 @@ class _DotMeanLessExponential(Operator):
     def backward(ctx, upstream, *_):
         if upstream is None:
             return (None,) * 9
-        x, exponential = ctx.saved_tensors[0], ctx.saved_tensors[-1]
-        n = x.shape[0]
-        gradients = fused_gradient(ctx, -upstream * exponential, (upstream / n).expand(n))
+        *saved, exponential = ctx.saved_tensors
+        n = saved[0].shape[0]
+        gradients = fused_gradient(ctx, saved, -upstream * exponential, (upstream / n).expand(n))
         return *gradients, None, None, None, None, None, None
 
 
@@ -111,7 +110,7 @@ class _DotLogisticLoss(Operator):
     def forward(x, y, scale, bias, target, x_label, y_label, log_weight, query_gradient, candidate_gradient):
         arguments = (target, x_label, y_label, log_weight, query_gradient, candidate_gradient, tf32(x))
         value, positive, *gradients = _raw.dot_softplus_sum(x, y, scale, bias, *arguments)
-        return (value - logsigmoid(positive).sum()) / x.shape[0], *gradients, positive
+        return (value + softplus(-positive).sum()) / x.shape[0], *gradients, positive
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -124,7 +123,7 @@ class _DotLogisticLoss(Operator):
     def backward(ctx, upstream, *_):
         if upstream is None:
             return (None,) * 10
-        positive = ctx.saved_tensors[8]
+        *saved, positive = ctx.saved_tensors
         upstream = upstream / positive.shape[0]
-        gradients = softplus_gradient(ctx, upstream, (-positive).sigmoid() * -upstream)
+        gradients = softplus_gradient(ctx, saved, upstream, (-positive).sigmoid() * -upstream)
         return *gradients, None, None, None, None, None, None
