@@ -10,8 +10,11 @@ from mi_ext import _C
 raw = torch.ops.mi_ext
 CUDA = torch._C.DispatchKey.CUDA
 BUILT = not _C.build_info()["cuda"].startswith("no")
+BY_TORCH = {f"mi_ext::{name}" for name in ("unit_rows", "unit_rows_gradient", "kept_gradient")}  # on a GPU
 OPERATORS = [
-    name for name in torch._C._dispatch_get_registrations_for_dispatch_key("CPU") if name.startswith("mi_ext::")
+    name
+    for name in torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
+    if name.startswith("mi_ext::") and name not in BY_TORCH
 ]
 INDEX = torch.tensor([[0, 4, 1], [2, 2, 3], [1, 0, 4], [3, 4, 0]])
 
@@ -80,4 +83,4 @@ def test_errors_of_joint_kernels_for_gpus(operator):
 
 
 def test_no_operator_leaves_a_tensor_on_a_gpu_without_an_answer():
-    assert all(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA") for name in OPERATORS)
+    assert all(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA") for name in (*OPERATORS, *BY_TORCH))

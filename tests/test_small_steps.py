@@ -85,10 +85,10 @@ def test_vmap_of_unit_vectors_is_no_loop():
 
 
 OPERATIONS = {  # of a step, forward and backward
-    "InfoNCE": (losses.InfoNCE(), 40),
-    "CLIP": (losses.CLIP(), 55),
-    "SigLIP": (losses.SigLIP(), 56),
-    "NWJ": (lambda x, y: -bounds.nwj(DotScores(x, y, 10.0)), 33),
+    "InfoNCE": (losses.InfoNCE(), 28),
+    "CLIP": (losses.CLIP(), 35),
+    "SigLIP": (losses.SigLIP(), 37),
+    "NWJ": (lambda x, y: -bounds.nwj(DotScores(x, y, 10.0)), 21),
 }
 
 

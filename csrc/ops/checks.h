@@ -79,9 +79,12 @@ inline void check_device(const char* op, const char* name, const Tensor& t, cons
         name_of_x, ".device)");
 }
 
+// By torch only where there is something to do: see new_tensor.
+inline Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
 inline Tensor rows_contiguous(const Tensor& t) {
   const bool usable = t.size(1) <= 1 || t.stride(1) == 1;
-  return usable && (t.size(0) <= 1 || t.stride(0) >= t.size(1)) ? t : torch::stable::contiguous(t);
+  return usable && (t.size(0) <= 1 || t.stride(0) >= t.size(1)) ? t : packed(t);
 }
 
 // A matrix of rows, or a vector as its only row.
@@ -92,10 +95,11 @@ inline Features features_of(const Tensor& t) {
 }
 
 // Vectors beside those of x, one for each.
-inline Tensor rows_like(const char* op, const char* name, const Tensor& t, const Tensor& x) {
+inline Tensor rows_like(const char* op, const char* name, const Tensor& t, const Tensor& x,
+                        const char* name_of_x = "x") {
   check(t.dim() == 2 && t.size(0) == x.size(0) && t.size(1) == x.size(1) && t.scalar_type() == x.scalar_type(), op,
-        name, " must have the dtype and the shape of x, ", shape_of(x), ", but has shape ", shape_of(t));
-  check_device(op, name, t, x);
+        name, " must have the dtype and the shape of ", name_of_x, ", ", shape_of(x), ", but has shape ", shape_of(t));
+  check_device(op, name, t, x, name_of_x);
   return rows_contiguous(t);
 }
 

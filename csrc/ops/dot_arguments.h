@@ -41,7 +41,7 @@ DotArgumentsOf<Problem> described_arguments(const char* op, const Tensor& x, con
     if (!t) return;
     check_vector(op, name, *t, length, type, type_name);
     check_device(op, name, *t, x);
-    t = torch::stable::contiguous(*t);
+    t = packed(*t);
     out = static_cast<const T*>(t->const_data_ptr());
   };
   Exclusions& e = p.exclusions;

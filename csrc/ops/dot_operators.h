@@ -49,7 +49,7 @@ struct DotOperators {
     if (external_positive) {
       check_vector("dot_fused", "external_positive", *external_positive, x.size(0), ScalarType::Double, "float64");
       check_device("dot_fused", "external_positive", *external_positive, x);
-      external_positive = torch::stable::contiguous(*external_positive);
+      external_positive = packed(*external_positive);
     }
     const Tensor loss = new_doubles(x, {}), positive = target ? new_doubles(x, {x.size(0)}) : none(x);
     const Tensor negative_lse = new_doubles(x, {x.size(0)}), dpositive = new_doubles(x, {x.size(0)});
@@ -76,7 +76,7 @@ struct DotOperators {
     auto statistic = [&](const char* name, Tensor& t, int64_t length, bool optional) {
       if (!optional || t.numel() > 0) check_vector("dot_gradient", name, t, length, ScalarType::Double, "float64");
       check_device("dot_gradient", name, t, x);
-      t = torch::stable::contiguous(t);
+      t = packed(t);
     };
     statistic("positive", positive, x.size(0), !target);
     statistic("negative_lse", negative_lse, x.size(0), false);

@@ -25,7 +25,7 @@ void take_bank(const char* op, GatheredArgumentsOf<Problem>& a, const Tensor& x,
         "index must be int64 of shape [", x.size(0), ", K - 1], but has shape ", shape_of(index));
   check_device(op, "index", index, x);
   a.y = rows_contiguous(y);
-  a.index = torch::stable::contiguous(index);
+  a.index = packed(index);
   Problem& p = a.problem;
   p.negatives = index.size(1);
   static const int64_t no_index = 0;  // an empty tensor has no data, but is an index all the same
@@ -37,7 +37,7 @@ template <class Problem>
 void take_negatives(const char* op, GatheredArgumentsOf<Problem>& a, const Tensor& x, const Tensor& y) {
   check(y.dim() == 3 && y.size(0) == x.size(0) && y.size(2) == x.size(1), op,
         "y must be, without index, the negatives [n, K - 1, d] of x ", shape_of(x), ", but has shape ", shape_of(y));
-  a.y = y.size(2) <= 1 || y.stride(2) == 1 ? y : torch::stable::contiguous(y);
+  a.y = y.size(2) <= 1 || y.stride(2) == 1 ? y : packed(y);
   a.problem.negatives = y.size(1);
   a.problem.query_pitch = a.y.stride(0);
   a.problem.candidates = {a.y.const_data_ptr(), y.size(0) * y.size(1), a.y.stride(1)};

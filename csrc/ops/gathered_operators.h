@@ -95,7 +95,7 @@ struct GatheredOperators {
   static Tensor row_statistic(const char* op, const char* name, const Tensor& t, const Tensor& x) {
     check_vector(op, name, t, x.size(0), ScalarType::Double, "float64");
     check_device(op, name, t, x);
-    return torch::stable::contiguous(t);
+    return packed(t);
   }
 };
 

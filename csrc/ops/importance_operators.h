@@ -89,7 +89,7 @@ struct ImportanceOperators {
     auto vector = [&](const char* name, const Tensor& t) {
       check_vector(op, name, t, n, ScalarType::Double, "float64");
       check_device(op, name, t, x1);
-      return torch::stable::contiguous(t);
+      return packed(t);
     };
     log_mass = vector("log_mass", log_mass);
     ImportanceObjective objective{{weight1, weight2, weight_joint}, detach_weights, doubles(log_mass), {}};
@@ -122,7 +122,7 @@ struct ImportanceOperators {
     auto vector = [&](const char* name, Tensor& t, bool optional) {
       if (!optional || t.numel() > 0) check_vector(op, name, t, x1.size(0), ScalarType::Double, "float64");
       check_device(op, name, t, x1);
-      t = torch::stable::contiguous(t);
+      t = packed(t);
     };
     vector("positive1", positive1, !target);
     vector("positive2", positive2, !target);

@@ -31,13 +31,13 @@ void set_joint_weights(const char* op, JointArgumentsOf<Problem>& arguments) {
     check(bias.dim() == 1 && bias.size(0) == last, op, "inner_bias must have shape [", last, "], but has ",
           shape_of(bias));
     like_a("inner_weight", weight), like_a("inner_bias", bias);
-    weight = rows_contiguous(weight), bias = torch::stable::contiguous(bias);
+    weight = rows_contiguous(weight), bias = packed(bias);
     p.inner_weight = features_of(weight), p.inner_bias = features_of(bias);
   }
   Tensor& w = arguments.last_weight;
   check(w.dim() == 1 && w.size(0) == last, op, "last_weight must have shape [", last, "], but has ", shape_of(w));
   like_a("last_weight", w);
-  w = torch::stable::contiguous(w);
+  w = packed(w);
   p.last_weight = features_of(w);
 }
 
@@ -50,7 +50,7 @@ void set_joint_exclusions(const char* op, JointArgumentsOf<Problem>& arguments) 
     if (!t) return;
     check_vector(op, name, *t, length, type, type_name);
     check_device(op, name, *t, arguments.a, "a");
-    t = torch::stable::contiguous(*t);
+    t = packed(*t);
     out = static_cast<const T*>(t->const_data_ptr());
   };
   check(arguments.x_label.has_value() == arguments.y_label.has_value(), op, "x_label and y_label come together");

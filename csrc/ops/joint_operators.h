@@ -90,7 +90,7 @@ struct JointOperators {
     auto statistic = [&](const char* name, Tensor& t, int64_t length, bool optional) {
       if (!optional || t.numel() > 0) check_vector("joint_gradient", name, t, length, ScalarType::Double, "float64");
       check_device("joint_gradient", name, t, a, "a");
-      t = torch::stable::contiguous(t);
+      t = packed(t);
     };
     statistic("negative_lse", negative_lse, a.size(0), false);
     statistic("column_negative_lse", column_negative_lse, b.size(0), true);
@@ -155,7 +155,7 @@ struct JointOperators {
           op, "upstream must be ", type == ScalarType::Double ? "float64" : "float32", " of shape [", a.size(0), ", ",
           b.size(0), "], but has shape ", shape_of(upstream));
     check_device(op, "upstream", upstream, a, "a");
-    upstream = torch::stable::contiguous(upstream);
+    upstream = packed(upstream);
     const JointGradientTensors g(arguments, true);
     Backend::matrix_gradient(arguments, upstream.const_data_ptr(), g.pointers());
     return {g.a, g.b, g.inner_weight, g.inner_bias, g.last_weight};

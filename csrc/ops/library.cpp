@@ -43,6 +43,16 @@ STABLE_TORCH_LIBRARY(mi_ext, library) {
               ", bool query_gradient, bool candidate_gradient, bool tf32=False) -> "
               "(Tensor value, Tensor positive, Tensor dx, Tensor dy, Tensor dscale, Tensor dbias)");
 
+  // u = z / r, r = max(|z|, shortest), for rows z [..., d], and dz = (du - u <u, du> [r > shortest]) / r.
+  library.def("unit_rows(Tensor z, float shortest) -> (Tensor unit, Tensor length)");
+  library.def("unit_rows_gradient(Tensor unit, Tensor length, Tensor upstream, float shortest) -> Tensor");
+
+  // The gradients dx, dy that came with a loss, times its own gradient, and the positives' part, from theirs. Those
+  // that are empty stay so.
+  library.def(
+      "kept_gradient(Tensor x, Tensor y, Tensor scale, Tensor target, Tensor dx, Tensor dy, "
+      "Tensor grad_loss, Tensor grad_positive) -> (Tensor dx_total, Tensor dy_total)");
+
   // Gathered scores, s_ik = scale <x_i, y_ik> (+ bias): y_ik = y[index_ik], index [n, m] into a bank y [V, d]; without
   // index the negatives themselves, y [n, m, d].
 #define MI_GATHERED "Tensor x, Tensor y, Tensor? index, Tensor scale"

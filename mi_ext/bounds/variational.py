@@ -17,8 +17,7 @@ def nwj(scores: Scores) -> Tensor:
 
     Nats, to maximise.
     """
-    log_mean, p = _log_mean_exp(scores)
-    return (p - (log_mean - 1).exp()).to(scores.dtype)
+    return scores.mean_less_exponential(-1 - log_negative_mass(scores))
 
 
 def f_mine(scores: Scores) -> Tensor:
@@ -99,8 +98,8 @@ def eta_dv(scores: Scores, eta: float | Tensor) -> Tensor:
     """
     if isinstance(eta, Tensor) and eta.dim() != 0:
         raise ValueError(f"eta: expected a float or a 0-dim tensor, got {validation.describe(eta)}")
-    log_mean, p = _log_mean_exp(scores)
-    return (p - (log_mean - eta).exp() - eta + 1).to(scores.dtype)
+    s = scores.double()
+    return (s.mean_less_exponential(-eta - log_negative_mass(s)) - eta + 1).to(scores.dtype)
 
 
 def conditional_eta_dv(scores: Scores | Sequence[Scores], eta: Tensor) -> Tensor:

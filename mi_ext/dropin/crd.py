@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..log_domain import log_of, softplus
+from ..log_domain import log_of
 from ..losses.base import computed_if
 from ..ops.autograd import Operator
 from ..scores import GatheredScores
@@ -61,8 +61,7 @@ class CRDLoss(nn.Module):
         c = n_negatives / n_data
         shift = self.contrast.normalizer(slot, mean_exponential).double().log() + math.log(c + _EPSILON)
         scores = GatheredScores(x, bank, negatives, scale, -shift, positive=positive).double()
-        total = softplus(-scores.positive).sum() + scores.negative_softplus_sum()
-        return total / n + n_negatives * math.log1p(_EPSILON / c)
+        return scores.logistic_loss() + n_negatives * math.log1p(_EPSILON / c)
 
 
 class ContrastMemory(nn.Module):

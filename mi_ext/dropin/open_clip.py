@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from .. import distributed
 from ..log_domain import Weight
 from ..losses.base import same_shape
-from ..losses.in_batch import sigmoid_cross_entropy, symmetric_cross_entropy
 from ..scores import DotScores, Scores
 from ._base import in_peer_dtype, zero_dim
 
@@ -63,7 +62,7 @@ class ClipLoss(nn.Module):
         same_shape("text_features", text_features, "image_features", image_features)
         scalars = zero_dim(logit_scale), zero_dim(logit_bias)
         if self.world_size == 1:
-            loss = symmetric_cross_entropy(DotScores(image_features, text_features, *scalars))
+            loss = DotScores(image_features, text_features, *scalars).symmetric_cross_entropy()
         else:
             _check_ranks(self.rank, self.world_size)
             loss = self._over_ranks(image_features, text_features, *scalars)
@@ -72,7 +71,7 @@ class ClipLoss(nn.Module):
     def _over_ranks(self, image: Tensor, text: Tensor, scale: Weight, bias: Weight | None) -> Tensor:
         (all_images, start), (all_texts, _) = self._gather(image), self._gather(text)
         if not self.local_loss:
-            return symmetric_cross_entropy(DotScores(all_images, all_texts, scale, bias))
+            return DotScores(all_images, all_texts, scale, bias).symmetric_cross_entropy()
         target = torch.arange(start, start + len(image), device=image.device)
         by_image, by_text = (
             DotScores(x, y, scale, bias, target).cross_entropy() for x, y in ((image, all_texts), (text, all_images))
@@ -124,7 +123,7 @@ class SigLipLoss(nn.Module):
     ) -> _Result:
         same_shape("text_features", text_features, "image_features", image_features)
         scores = self._scores(image_features, text_features, zero_dim(logit_scale), zero_dim(logit_bias))
-        return _result(sigmoid_cross_entropy(scores), image_features, output_dict)
+        return _result(scores.logistic_loss(), image_features, output_dict)
 
     def _scores(self, image: Tensor, text: Tensor, scale: Weight, bias: Weight | None) -> Scores:
         if self.world_size == 1:

@@ -8,15 +8,13 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from .. import validation
-from ..ops.autograd import Operator, cast
+from .. import ops, validation
+from ..ops.autograd import cast
 from ..scores import Scores
 
 Labels = tuple[Tensor, Tensor] | None  # of the queries [n], of the candidates [m]
 Stats = dict[str, Any]  # tensors, and ints where all rows agree
 LossOutput = Tensor | tuple[Tensor, Stats]
-
-_SHORTEST = 1e-12  # ε: a length is at least this
 
 
 class ContrastiveLoss(nn.Module):
@@ -45,8 +43,8 @@ def unit_vectors(z: Tensor) -> Tensor:
     """
     wide = cast(z, torch.promote_types(z.dtype, torch.float32))
     if _is_transformed():
-        return cast(F.normalize(wide, dim=-1, eps=_SHORTEST), z.dtype)
-    return cast(_UnitVectors.apply(wide)[0], z.dtype)
+        return cast(F.normalize(wide, dim=-1), z.dtype)
+    return cast(ops.unit_rows(wide), z.dtype)
 
 
 def _is_transformed() -> bool:
@@ -54,35 +52,6 @@ def _is_transformed() -> bool:
     return (
         torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     )
-
-
-class _UnitVectors(Operator):
-    """Outputs (u, r): u = z/r, r = max(|z|, ε), as F.normalize.
-
-    The gradient, dz = (du − u <u, du> [r > ε])/r, is five operations, where that of F.normalize is fifteen: they take
-    longer than the scores of a small batch.
-    """
-
-    @staticmethod
-    def forward(z: Tensor) -> tuple[Tensor, Tensor]:
-        length = torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(_SHORTEST)
-        return z / length, length
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*output)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor | None, length_upstream: Tensor | None) -> Tensor:
-        unit, length = ctx.saved_tensors
-        if upstream is None:  # in a second derivative only, as that of the length
-            upstream = torch.zeros_like(unit)
-        projection = (unit * upstream).sum(-1, keepdim=True)
-        if length_upstream is not None:
-            projection = projection - length * length_upstream
-        projection = torch.ops.aten.threshold_backward(projection, length, _SHORTEST)  # 0 where r is ε whatever z is
-        return torch.addcmul(upstream, unit, projection, value=-1) / length
 
 
 def stats_of(scores: Scores, estimate: Callable[[Scores], Tensor]) -> Stats:

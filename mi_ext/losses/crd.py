@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import bounds, validation
-from ..log_domain import log_of, softplus
+from ..log_domain import log_of
 from ..negatives import MemoryBank
 from ..scores import GatheredScores
 from .base import ContrastiveLoss, LossOutput, computed_if, same_shape, stats_of
@@ -117,8 +117,7 @@ class CRD(ContrastiveLoss):
         odds = scores.n_negatives / len(bank)
         c = self._log_normalizer(scores_of, way) + math.log(odds + self.epsilon)
         shifted = scores_of(-c).double()
-        total = softplus(-shifted.positive).sum() + shifted.negative_softplus_sum()
-        return total / scores.n_queries + scores.n_negatives * math.log1p(self.epsilon / odds), scores
+        return shifted.logistic_loss() + scores.n_negatives * math.log1p(self.epsilon / odds), scores
 
     def _log_normalizer(self, scores_of: Callable[[], GatheredScores], way: int) -> Tensor:
         """log Z, 0-dim; brought up to date in train()."""

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 
 from .. import bounds, validation
-from ..log_domain import softplus
-from ..preconditions import mean
 from ..scores import DotScores, Scores
 from .base import ContrastiveLoss, Labels, LossOutput, same_shape, stats_of
 
@@ -94,7 +92,7 @@ class CLIP(ContrastiveLoss):
     def forward(self, image: Tensor, text: Tensor, *, labels: Labels = None, return_stats: bool = False) -> LossOutput:
         same_shape("text", text, "image", image)
         scores = DotScores(self.embed("image", image), self.embed("text", text), self.scale, labels=labels)
-        loss = symmetric_cross_entropy(scores)
+        loss = scores.symmetric_cross_entropy()
         if not return_stats:
             return loss
         return loss, stats_of(scores, lambda s: bounds.infonce(s) + s.cross_entropy() - loss)  # mean log K_i − loss
@@ -118,20 +116,5 @@ class SigLIP(ContrastiveLoss):
         scores = DotScores(self.embed("image", image), self.embed("text", text), self.scale, self.bias, labels=labels)
         if scores.n_queries == 0:
             raise ValueError("image: the mean over n = 0 pairs is undefined; pass at least one pair")
-        loss = sigmoid_cross_entropy(scores)
+        loss = scores.logistic_loss()
         return (loss, stats_of(scores, bounds.infonce)) if return_stats else loss
-
-
-def symmetric_cross_entropy(scores: Scores) -> Tensor:
-    """½ [mean_i (R_i − p_i) + mean_i (C_i − p_i)] of n queries and n candidates that are each other's positives."""
-    s = scores.double()
-    columns = s.column_negative_lse  # before the rows', which come with them
-    excess = torch.stack([s.negative_lse, columns]) - s.positive
-    return mean(softplus(excess)).to(scores.dtype)
-
-
-def sigmoid_cross_entropy(scores: Scores) -> Tensor:
-    """1/n [Σ_i softplus(−p_i) + Σ over negatives softplus(s_ij)]."""
-    s = scores.double()
-    negatives = s.negative_softplus_sum()
-    return ((softplus(-s.positive).sum() + negatives) / s.n_queries).to(scores.dtype)

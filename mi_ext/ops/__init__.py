@@ -24,6 +24,7 @@ from .dot import (
     dot_softplus_sum,
     dot_statistics,
 )
+from .dot_losses import dot_logistic_loss, dot_mean_less_exponential, dot_symmetric_cross_entropy
 from .gathered import (
     gathered_clipped_log_partition,
     gathered_cross_entropy_sum,
@@ -40,6 +41,7 @@ from .joint import (
     joint_softplus_sum,
     joint_statistics,
 )
+from .linear import unit_rows
 from .ranking import dot_ranking, gathered_ranking, joint_ranking
 from .vmap import register_vmap_of_operators
 
@@ -50,10 +52,13 @@ __all__ = [
     "dot_clipped_log_partition",
     "dot_cross_entropy_sum",
     "dot_log_partition",
+    "dot_logistic_loss",
     "dot_lse_gradient",
+    "dot_mean_less_exponential",
     "dot_ranking",
     "dot_softplus_sum",
     "dot_statistics",
+    "dot_symmetric_cross_entropy",
     "gathered_clipped_log_partition",
     "gathered_cross_entropy_sum",
     "gathered_log_partition",
@@ -69,4 +74,5 @@ __all__ = [
     "joint_statistics",
     "importance_cross_entropy_sum",
     "importance_statistics",
+    "unit_rows",
 ]

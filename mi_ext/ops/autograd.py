@@ -64,10 +64,14 @@ def no_gradient_in_exported_graphs(raw: str) -> None:
 
 def asks_for_gradient(*values) -> bool:
     """One of them does, by itself or in a transform of torch.func: a batched tensor does not tell of what it holds."""
-    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and _requires_grad(t) for t in values)
+    if torch.is_grad_enabled():
+        for t in values:
+            if isinstance(t, Tensor) and (t.requires_grad or _wraps_one_that_does(t)):
+                return True
+    return False
 
 
-def _requires_grad(t: Tensor) -> bool:
+def _wraps_one_that_does(t: Tensor) -> bool:
     while not t.requires_grad and not torch.compiler.is_compiling():
         if not torch._C._functorch.is_functorch_wrapped_tensor(t):
             return False

@@ -7,9 +7,10 @@ from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
 from ..reference import Exclusion
 from .autograd import Operator, asks_for_gradient, cast, double, first_derivative_only, scaled
 from .cuda import tf32
+from .linear import kept_gradient
 
 _raw = torch.ops.mi_ext
-_first_derivative_only = first_derivative_only("DotScores", "DenseScores(scale * x @ y.T)")
+dot_scores_have_one = first_derivative_only("DotScores", "DenseScores(scale * x @ y.T)")
 
 
 def dot_statistics(x, y, scale, exclusions: Exclusion, columns: bool = False):
@@ -17,7 +18,7 @@ def dot_statistics(x, y, scale, exclusions: Exclusion, columns: bool = False):
 
     negative_lse_i = log Σ_{j ∈ N_i} exp(s_ij + v_j);  column_negative_lse_j the same down column j, if `columns`.
     """
-    positive, lse, column_lse = _DotStatistics.apply(x, y, double(scale, x), *_as_raw(exclusions), columns)
+    positive, lse, column_lse = _DotStatistics.apply(x, y, double(scale, x), *as_raw(exclusions), columns)
     return (None if exclusions[0] is None else positive), lse, (column_lse if columns else None)
 
 
@@ -26,8 +27,8 @@ def dot_cross_entropy_sum(x, y, scale, exclusions: Exclusion, external_positive,
 
     p_i is the score with target_i, or external_positive [n] (float64) where there is no target.
     """
-    if _fusible(x, y, scale, exclusions, external_positive):
-        arguments = (*_as_raw(exclusions), external_positive, a, b, False, asks_for_gradient(y))
+    if fusible(x, y, scale, exclusions, external_positive):
+        arguments = (*as_raw(exclusions), external_positive, a, b, False, asks_for_gradient(y))
         return _DotFused.apply(x, y, double(scale, x), *arguments)[0]
     positive, lse, _ = dot_statistics(x, y, scale, exclusions)
     return row_cross_entropy(external_positive if positive is None else positive, lse, a, b).sum()
@@ -35,8 +36,8 @@ def dot_cross_entropy_sum(x, y, scale, exclusions: Exclusion, external_positive,
 
 def dot_log_partition(x, y, scale, exclusions: Exclusion, external_positive, a: float, b: float):
     """(T, positive [n] or None), T = log Σ_i (e^{p_i + a} + e^{negative_lse_i + b}); both differentiable."""
-    if _fusible(x, y, scale, exclusions, external_positive):
-        arguments = (*_as_raw(exclusions), external_positive, a, b, True, asks_for_gradient(y))
+    if fusible(x, y, scale, exclusions, external_positive):
+        arguments = (*as_raw(exclusions), external_positive, a, b, True, asks_for_gradient(y))
         total, positive = _DotFused.apply(x, y, double(scale, x), *arguments)[:2]
         return total, (None if exclusions[0] is None else positive)
     positive, lse, _ = dot_statistics(x, y, scale, exclusions)
@@ -49,12 +50,7 @@ def dot_softplus_sum(x, y, scale, bias, exclusions: Exclusion):
 
     Differentiable in x, y, scale and bias; a log-weight v that asks for a gradient is a ValueError.
     """
-    if asks_for_gradient(exclusions[3]):
-        raise ValueError("candidate_log_weight: a softplus sum has no gradient for it; pass it detached")
-    scale, bias = double(scale, x), double(bias, x)
-    query_gradient, candidate_gradient = asks_for_gradient(x, scale, bias), asks_for_gradient(y)
-    arguments = (*_as_raw(exclusions), query_gradient, candidate_gradient)
-    value, positive, *_ = _DotSoftplusSum.apply(x, y, scale, bias, *arguments)
+    value, positive, *_ = _DotSoftplusSum.apply(*softplus_arguments(x, y, scale, bias, exclusions))
     return value, (None if exclusions[0] is None else positive)
 
 
@@ -62,7 +58,7 @@ def dot_clipped_log_partition(x, y, scale, bias, exclusions: Exclusion, tau: flo
     """log Σ over negatives of exp(v_j + clamp(s_ij + bias, −tau, tau)), without a gradient."""
     with torch.no_grad():
         scalars = double(scale, x), double(bias, x)
-        return log_sum_exp(_raw.dot_clipped_lse(x, y, *scalars, *_as_raw(exclusions), tau, tf32(x)))
+        return log_sum_exp(_raw.dot_clipped_lse(x, y, *scalars, *as_raw(exclusions), tau, tf32(x)))
 
 
 def dot_lse_gradient(x, y, scale, exclusions: Exclusion, lse, upstream, candidate_gradient: bool):
@@ -72,17 +68,24 @@ def dot_lse_gradient(x, y, scale, exclusions: Exclusion, lse, upstream, candidat
     """
     unused = lse.new_zeros(0 if exclusions[0] is None else len(x))
     statistics, upstreams = (unused, lse, lse[:0]), (unused, upstream, lse[:0])
-    sides = x, y, double(scale, x), *_as_raw(exclusions)
+    sides = x, y, double(scale, x), *as_raw(exclusions)
     dx, dy, dscale = _raw.dot_gradient(*sides, *statistics, *upstreams, candidate_gradient, tf32(x))
     return dx, (dy if candidate_gradient else None), dscale
 
 
-def _as_raw(exclusions: Exclusion) -> Exclusion:
+def as_raw(exclusions: Exclusion) -> Exclusion:
     target, x_label, y_label, log_weight = exclusions
     return target, x_label, y_label, None if log_weight is None else log_weight.to(torch.float64)
 
 
-def _fusible(x, y, scale, exclusions, external_positive) -> bool:
+def softplus_arguments(x, y, scale, bias, exclusions: Exclusion):
+    if asks_for_gradient(exclusions[3]):
+        raise ValueError("candidate_log_weight: a softplus sum has no gradient for it; pass it detached")
+    scale, bias = double(scale, x), double(bias, x)
+    return x, y, scale, bias, *as_raw(exclusions), asks_for_gradient(x, scale, bias), asks_for_gradient(y)
+
+
+def fusible(x, y, scale, exclusions, external_positive) -> bool:
     """A gradient is asked for, and of nothing that only the recomputed way knows."""
     return asks_for_gradient(x, y, scale, external_positive) and not asks_for_gradient(exclusions[3])
 
@@ -100,17 +103,23 @@ class _DotStatistics(Operator):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @_first_derivative_only
+    @dot_scores_have_one
     def backward(ctx, *upstream):
-        x, y, scale, target, x_label, y_label, log_weight, *statistics = ctx.saved_tensors
-        exclusions = (target, x_label, y_label, log_weight)
         if all(g is None for g in upstream):
             return (None,) * 8
-        upstream = [s.new_zeros(s.shape) if g is None else g for g, s in zip(upstream, statistics, strict=True)]
-        arguments = (*exclusions, *statistics, *upstream, ctx.needs_input_grad[1], tf32(x))
-        dx, dy, dscale = _raw.dot_gradient(x, y, scale, *arguments)
-        dv = _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) if ctx.needs_input_grad[6] else None
-        return dx.to(x.dtype), (dy.to(y.dtype) if ctx.needs_input_grad[1] else None), dscale, None, None, None, dv, None
+        saved = ctx.saved_tensors
+        upstream = [s.new_zeros(s.shape) if g is None else g for g, s in zip(upstream, saved[7:], strict=True)]
+        return *statistics_gradient(ctx, saved, upstream), None
+
+
+def statistics_gradient(ctx, saved, upstream):
+    """Of x, y, scale and the exclusions, which were saved, and the statistics after them."""
+    x, y, scale, target, x_label, y_label, log_weight, *statistics = saved
+    exclusions = (target, x_label, y_label, log_weight)
+    arguments = (*exclusions, *statistics, *upstream, ctx.needs_input_grad[1], tf32(x))
+    dx, dy, dscale = _raw.dot_gradient(x, y, scale, *arguments)
+    dv = _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) if ctx.needs_input_grad[6] else None
+    return cast(dx, x.dtype), cast(dy, y.dtype) if ctx.needs_input_grad[1] else None, dscale, None, None, None, dv
 
 
 def _log_weight_gradient(x, y, scale, exclusions, statistics, upstream) -> Tensor:
@@ -135,36 +144,55 @@ class _DotFused(Operator):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, y, scale, target = inputs[:4]
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, y, scale, target, *output[2:])
+        ctx.save_for_backward(*inputs[:4], *output[2:])
 
     @staticmethod
-    @_first_derivative_only
-    def backward(ctx, upstream, upstream_positive, *_):
-        x, y, scale, target, dx, dy, dscale, dpositive = ctx.saved_tensors
+    @dot_scores_have_one
+    def backward(ctx, upstream, grad_positive, *_):
+        *saved, dpositive = ctx.saved_tensors
         if upstream is None:
-            upstream = torch.zeros_like(dscale)
-        dscale = dscale * upstream if ctx.needs_input_grad[2] else None
-        kept = scaled(dx, upstream, x), scaled(dy, upstream, y), dscale
-        if upstream_positive is not None and target is not None:
-            kept = _add_positive_gradient(*kept, x, y, scale, target, upstream_positive)
+            upstream = torch.zeros((), dtype=torch.float64, device=dpositive.device)
         dexternal = dpositive * upstream if ctx.needs_input_grad[7] else None
-        return *kept, None, None, None, None, dexternal, None, None, None, None
+        return (
+            *fused_gradient(ctx, saved, upstream, grad_positive),
+            None,
+            None,
+            None,
+            None,
+            dexternal,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
-def _add_positive_gradient(dx, dy, dscale, x, y, scale, target, upstream):
-    """Of p_i = scale <x_i, y_target_i> with dL/dp_i = `upstream`; dy is the caller's own and is added to in place.
+def fused_gradient(ctx, saved, upstream, grad_positive):
+    """(dx, dy, dscale) by `_DotFused`, from the gradients of its loss and the positives'; None where not asked for."""
+    x, y, scale, target, dx, dy, dscale = saved
+    grad_positive = None if target is None else grad_positive
+    gradients = _total_gradient(x, y, scale, target, dx, dy, upstream, grad_positive)
+    if not ctx.needs_input_grad[2]:
+        return *gradients, None
+    return *gradients, _scale_gradient(x, y, target, dscale, upstream, grad_positive)
 
-    None stays None: what nobody asked for.
-    """
+
+def _total_gradient(x, y, scale, target, dx, dy, upstream, grad_positive):
+    """(dx, dy) from those that came with the loss, and from the positives' gradient; None where not asked for."""
+    if grad_positive is None:
+        return scaled(dx, upstream, x), scaled(dy, upstream, y)
+    return kept_gradient(x, y, scale, target, dx, dy, upstream, grad_positive)
+
+
+def _scale_gradient(x, y, target, dscale, upstream, grad_positive):
+    """The same of scale."""
+    if grad_positive is None:
+        return dscale * upstream
     wide = torch.promote_types(x.dtype, torch.float32)
-    x, positive = cast(x, wide), cast(y[target], wide)
-    weight = (upstream * scale).to(wide)[:, None]
-    dx = None if dx is None else cast(torch.addcmul(cast(dx, wide), weight, positive), dx.dtype)
-    dy = None if dy is None else dy.index_add_(0, target, cast(weight * x, dy.dtype))
-    return dx, dy, None if dscale is None else dscale + (upstream * torch.linalg.vecdot(x, positive)).sum()
+    products = torch.linalg.vecdot(cast(x, wide), cast(y[target], wide))
+    return dscale * upstream + (grad_positive * products).sum()
 
 
 class _DotSoftplusSum(Operator):
@@ -181,21 +209,26 @@ class _DotSoftplusSum(Operator):
     def setup_context(ctx, inputs, output):
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs[0], inputs[1], inputs[2], inputs[4], *output[2:])
+        ctx.save_for_backward(*inputs[:3], inputs[4], *output[2:])
 
     @staticmethod
-    @_first_derivative_only
-    def backward(ctx, upstream, upstream_positive, *_):
-        x, y, scale, target, dx, dy, dscale, dbias = ctx.saved_tensors
+    @dot_scores_have_one
+    def backward(ctx, upstream, grad_positive, *_):
+        saved = ctx.saved_tensors
         if upstream is None:
-            upstream = torch.zeros_like(dscale)
-        dscale = dscale * upstream if ctx.needs_input_grad[2] else None
-        dbias = dbias * upstream if ctx.needs_input_grad[3] else None
-        kept = scaled(dx, upstream, x), scaled(dy, upstream, y), dscale
-        if upstream_positive is not None and target is not None:
-            dbias = None if dbias is None else dbias + upstream_positive.sum()
-            kept = _add_positive_gradient(*kept, x, y, scale, target, upstream_positive)
-        query_gradient, candidate_gradient = dx.shape == x.shape, dy.shape == y.shape
-        asked = query_gradient, candidate_gradient, query_gradient, query_gradient
-        gradients = (g if there else None for g, there in zip((*kept, dbias), asked, strict=True))
-        return *gradients, None, None, None, None, None, None
+            upstream = torch.zeros_like(saved[-1])
+        return *softplus_gradient(ctx, saved, upstream, grad_positive), None, None, None, None, None, None
+
+
+def softplus_gradient(ctx, saved, upstream, grad_positive):
+    """(dx, dy, dscale, dbias) by `_DotSoftplusSum`, as `fused_gradient`."""
+    x, y, scale, target, dx, dy, dscale, dbias = saved
+    grad_positive = None if target is None else grad_positive
+    gradients = _total_gradient(x, y, scale, target, dx, dy, upstream, grad_positive)
+    query_gradient = dx.shape == x.shape  # without it there is none of scale and bias either
+    wants_scale, wants_bias = (query_gradient and wanted for wanted in ctx.needs_input_grad[2:4])
+    dscale = _scale_gradient(x, y, target, dscale, upstream, grad_positive) if wants_scale else None
+    dbias = dbias * upstream if wants_bias else None
+    if wants_bias and grad_positive is not None:
+        dbias = dbias + grad_positive.sum()
+    return *gradients, dscale, dbias

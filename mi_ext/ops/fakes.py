@@ -44,6 +44,21 @@ def _(x, y, scale, bias, target, x_label, y_label, log_weight, dx_wanted, dy_wan
     return _doubles(x), positive, *gradients, _doubles(x), _doubles(x)
 
 
+@torch.library.register_fake("mi_ext::unit_rows")
+def _(z, shortest):
+    return z.new_empty(z.shape), z.new_empty((*z.shape[:-1], 1))
+
+
+@torch.library.register_fake("mi_ext::unit_rows_gradient")
+def _(unit, length, upstream, shortest):
+    return unit.new_empty(unit.shape)
+
+
+@torch.library.register_fake("mi_ext::kept_gradient")
+def _(x, y, scale, target, dx, dy, grad_loss, grad_positive):
+    return dx.new_empty(dx.shape), dy.new_empty(dy.shape)
+
+
 @torch.library.register_fake("mi_ext::gathered_lse")
 def _(x, y, index, scale):
     return _doubles(x, x.shape[0])

@@ -172,6 +172,22 @@ class DotScores(SharedColumnScores):
             self._keep("positive", lambda: self._biased(positive))
         return self._biased(value)
 
+    def _mean_less_exponential(self, b: Weight) -> Tensor:
+        if self.target is None or isinstance(b, Tensor) or isinstance(self.bias, Tensor) or self._has_statistics():
+            return super()._mean_less_exponential(b)
+        sides = self.x, self.y, self.scale, self.exclusions.tensors
+        return self._biased(ops.dot_mean_less_exponential(*sides, b + self.bias))
+
+    def _logistic_loss(self) -> Tensor:
+        if self.target is None or asks_for_gradient(self.exclusions.candidate_log_weight):
+            return super()._logistic_loss()
+        return ops.dot_logistic_loss(self.x, self.y, self.scale, self.bias, self.exclusions.tensors)
+
+    def _symmetric_cross_entropy(self) -> Tensor:
+        if self.target is None or isinstance(self.bias, Tensor) or self._has_statistics():
+            return super()._symmetric_cross_entropy()
+        return ops.dot_symmetric_cross_entropy(self.x, self.y, self.scale, self.exclusions.tensors)
+
     def _fuses(self, a: Weight, b: Weight) -> bool:
         """One pass gives value and gradient: for constant log-weights, unless the statistics are already there."""
         varies = isinstance(b, Tensor) and (b.dim() > 0 or asks_for_gradient(b))

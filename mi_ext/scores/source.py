@@ -1,5 +1,6 @@
 """What every source of scores offers."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import validation
-from ..log_domain import Weight, log_of, log_sum_exp, row_cross_entropy, row_log_partition
+from ..log_domain import Weight, log_of, log_sum_exp, row_cross_entropy, row_log_partition, softplus
 from ..ops.autograd import cast
 from .exclusions import Exclusions
 
@@ -103,9 +104,19 @@ class Scores(ABC):
         rows = self._row_log_partition(a, b)
         return cast(rows.mean() if reduction == "mean" else rows, self.dtype)
 
+    def mean_less_exponential(self, b: Weight) -> Tensor:
+        """mean p − exp(T(−∞, 0) + b)."""
+        self._check_queries("scores")
+        return cast(self._mean_less_exponential(b), self.dtype)
+
     @abstractmethod
     def negative_softplus_sum(self) -> Tensor:
         """Σ over negatives of e^{v_j} softplus(s_ij)."""
+
+    def logistic_loss(self) -> Tensor:
+        """1/n [Σ_i softplus(−p_i) + `negative_softplus_sum`]: logistic regression of match against non-match."""
+        self._check_queries("scores")
+        return cast(self._logistic_loss(), self.dtype)
 
     @abstractmethod
     def clipped_log_partition(self, tau: float) -> Tensor:
@@ -125,6 +136,14 @@ class Scores(ABC):
     def log_column_mass(self) -> Tensor:
         """float64 [m]: log Σ_i e^{v_j} over the pairs counted by `column_negatives`."""
         raise self._no_columns("log_column_mass")
+
+    def symmetric_cross_entropy(self) -> Tensor:
+        """½ mean_i [softplus(negative_lse_i − p_i) + softplus(column_negative_lse_i − p_i)].
+
+        Of n queries and n candidates that are each other's positives. ValueError for n = 0.
+        """
+        self._check_queries("scores")
+        return cast(self._symmetric_cross_entropy(), self.dtype)
 
     def shuffled(self, index: Tensor) -> Tensor:
         """[n]: s_{i, index_i}, the score of query i with candidate index_i."""
@@ -179,6 +198,19 @@ class Scores(ABC):
     def _global_log_partition(self, a: Weight, b: Weight) -> Tensor:
         return log_sum_exp(self._row_log_partition(a, b))
 
+    def _mean_less_exponential(self, b: Weight) -> Tensor:
+        exponential = (self._global_log_partition(-math.inf, 0.0) + b).exp()  # before the positives, which come with it
+        return self._positive().mean() - exponential
+
+    def _logistic_loss(self) -> Tensor:
+        s = self.double()
+        return (softplus(-s.positive).sum() + s.negative_softplus_sum()) / self.n_queries
+
+    def _symmetric_cross_entropy(self) -> Tensor:
+        s = self.double()
+        columns = s.column_negative_lse  # before the rows', which come with them
+        return softplus(torch.stack([s.negative_lse, columns]) - s.positive).mean()
+
     def _keep(self, name: str, compute: Callable[[], Any]) -> Any:
         """The value of `compute()`, once for each setting of grad mode: a value without a graph serves no_grad only."""
         key = (name, torch.is_grad_enabled())
@@ -194,8 +226,12 @@ class Scores(ABC):
         return validation.log_weight("positive_log_weight", a, n), validation.log_weight("negative_log_weight", b, n)
 
     def _check_mean(self, reduction: str) -> None:
-        if reduction == "mean" and self.n_queries == 0:
-            raise ValueError("reduction: the mean over n = 0 queries is undefined; pass at least one query")
+        if reduction == "mean":
+            self._check_queries("reduction")
+
+    def _check_queries(self, name: str) -> None:
+        if self.n_queries == 0:
+            raise ValueError(f"{name}: the mean over n = 0 queries is undefined; pass at least one query")
 
     def _no_columns(self, what: str) -> ValueError:
         name = type(self).__name__
