@@ -155,18 +155,8 @@ class _DotFused(Operator):
         if upstream is None:
             upstream = torch.zeros((), dtype=torch.float64, device=dpositive.device)
         dexternal = dpositive * upstream if ctx.needs_input_grad[7] else None
-        return (
-            *fused_gradient(ctx, saved, upstream, grad_positive),
-            None,
-            None,
-            None,
-            None,
-            dexternal,
-            None,
-            None,
-            None,
-            None,
-        )
+        gradients = fused_gradient(ctx, saved, upstream, grad_positive)
+        return *gradients, *(None,) * 4, dexternal, *(None,) * 4
 
 
 def fused_gradient(ctx, saved, upstream, grad_positive):
