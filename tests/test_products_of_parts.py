@@ -121,3 +121,17 @@ def test_small_gradients_keep_their_digits(isa, case):
     for ours, truth in zip(gradients(torch.float32), gradients(torch.float64), strict=True):
         assert truth.norm() > 0
         assert (ours - truth).norm() < 5e-5 * truth.norm()
+
+
+@pytest.mark.parametrize("isa", BY_PARTS, indirect=True)
+def test_a_sum_over_other_candidates_leaves_small_weights_their_digits(isa):
+    """As in a ring: e^{s − a} of candidates that have e^-75 of the sum at most."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 64, generator=generator) / 8 for n in (256, 384))
+    scores = x.double() @ y.double().T
+    lse, upstream = scores.logsumexp(1) + 75, torch.ones(256, dtype=torch.float64)
+    weights = (scores - lse[:, None]).exp()
+    one = torch.tensor(1.0, dtype=torch.float64)
+    dx, dy, *_ = ops.dot_lse_gradient(x, y, one, (None,) * 4, lse, upstream, True)
+    for ours, truth in ((dx, weights @ y.double()), (dy, weights.T @ x.double())):
+        assert (ours - truth).norm() < 1e-5 * truth.norm()

@@ -29,8 +29,7 @@ MI_INLINE Normalizer<T> normalizer(double lse, double gradient) {
 
 template <class T>
 struct RowWeights {
-  static constexpr bool kNearOne = true;  // the largest weight of each query
-  T* reference;                           // [kQueryBlock]; ga_i is folded into the coefficients of the queries
+  T* reference;  // [kQueryBlock]; ga_i is folded into the coefficients of the queries
 
   template <int kRows, int kVectors>
   inline __attribute__((always_inline)) void apply(const Tile<T, kRows, kVectors>& s, int64_t, int64_t lane,
@@ -50,7 +49,6 @@ struct RowWeights {
 
 template <class T>
 struct RowColumnWeights {
-  static constexpr bool kNearOne = false;
   T *row_reference, *row_factor;              // [kQueryBlock]
   const T *column_reference, *column_factor;  // [m]
 
@@ -77,7 +75,6 @@ struct RowColumnWeights {
 
 template <class T>
 struct SoftplusWeights {
-  static constexpr bool kNearOne = false;
   T* value;         // [kQueryBlock] running sum of u softplus(s)
   T* weight;        // [kQueryBlock] running sum of the weights, for the gradient of the bias
   const T* factor;  // [m] u_j, or null
@@ -196,8 +193,8 @@ struct GradientWalk {
                 scores, weights, j, vector, slot.weights + (j - first) * kQueryBlock);
           },
           [&](int64_t) { fold(s); });
-      slot.gradient.add(slot.weights, std::decay_t<decltype(weights)>::kNearOne, candidates, {first, last},
-                        slot.queries, g.queries ? slot.products : nullptr,
+      slot.gradient.add(slot.weights, false, candidates, {first, last}, slot.queries,
+                        g.queries ? slot.products : nullptr,
                         g.candidates ? candidate_sums[grid.group(s)].sums + first * width : nullptr);
     }
   }

@@ -133,8 +133,10 @@ struct ProductPipeline {
 
   void run() {
     const TileRegisters registers;
-    products.features.begin(columns.first);
-    if (query_sums) std::memset(products.sums, 0, round_up(width, kSquare) * kQueryBlock * sizeof(float));
+    if (query_sums) {
+      products.features.begin(columns.first);
+      std::memset(products.sums, 0, round_up(width, kSquare) * kQueryBlock * sizeof(float));
+    }
     for (int64_t unit = 0; unit < units(0); unit++) split(at(0), unit);
     for (int64_t turn = 0; turn < blocks(); turn++) {
       const Block next = at(turn + 1);
