@@ -17,6 +17,7 @@ from ranking_walks import RankingWalks
 from walks import Walks
 
 import mi_ext.ops.dot
+import mi_ext.ops.dot_losses
 import mi_ext.ops.gathered
 import mi_ext.ops.importance
 import mi_ext.ops.joint
@@ -39,6 +40,7 @@ def session_walks(build):
 def walks(session_walks, monkeypatch):
     """mi_ext.ops runs on the simulated device: a GPU of one multiprocessor, products of float32 exact."""
     monkeypatch.setattr(mi_ext.ops.dot, "_raw", session_walks)
+    monkeypatch.setattr(mi_ext.ops.dot_losses, "_raw", session_walks)
     monkeypatch.setattr(mi_ext.ops.importance, "_raw", ImportanceWalks(session_walks))
     monkeypatch.setattr(mi_ext.ops.ranking, "_raw", RankingWalks(session_walks))
     session_walks.multiprocessors, session_walks.capability, session_walks.tf32 = 1, 80, False
