@@ -74,7 +74,7 @@ def test_scores_are_no_worse_than_float32(isa, d):
 @pytest.mark.parametrize("isa", BY_PARTS, indirect=True)
 @pytest.mark.parametrize("call", CALLS)
 def test_long_vectors(isa, call):
-    """Beyond the 512 columns of y that are split together."""
+    """Scores of more features than one sum of products holds."""
     check(call, problem(100, 193, 528, "everything", torch.float32))
 
 

@@ -76,10 +76,10 @@ MI_NOINLINE void raise_references(const RowSums<T>& sums, const Referenced<T>& d
     }
 }
 
-// Turns a tile of scores into exponentials, adds their sums, and keeps E where asked to.
-template <bool kKeep, class T, int kRows, int kVectors>
-MI_INLINE void exponentiate_rows(const Tile<T, kRows, kVectors>& s, const RowSums<T>& sums, const Referenced<T>& done,
-                                 int64_t lane, T* kept) {
+// References that a tile of scores leaves behind follow it.
+template <class T, int kRows, int kVectors>
+MI_INLINE void follow_highest(const Tile<T, kRows, kVectors>& s, const RowSums<T>& sums, const Referenced<T>& done,
+                              int64_t lane) {
   Vec<T> highest[kVectors];
   bool left_behind = false;
 #pragma GCC unroll 4
@@ -94,6 +94,13 @@ MI_INLINE void exponentiate_rows(const Tile<T, kRows, kVectors>& s, const RowSum
     for (int v = 0; v < kVectors; v++) store(&spilled[v * kLanes<T>], highest[v]);
     raise_references(sums, done, lane, spilled, kVectors * kLanes<T>);
   }
+}
+
+// Turns a tile of scores into exponentials, adds their sums, and keeps E where asked to.
+template <bool kKeep, class T, int kRows, int kVectors>
+MI_INLINE void exponentiate_rows(const Tile<T, kRows, kVectors>& s, const RowSums<T>& sums, const Referenced<T>& done,
+                                 int64_t lane, T* kept) {
+  follow_highest(s, sums, done, lane);
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; v++) {
     const int64_t at = lane + v * kLanes<T>;

@@ -35,23 +35,12 @@ struct ExponentialLanes {
 
   template <int kRows, int kVectors>
   inline __attribute__((always_inline)) void weigh(Tile<T, kRows, kVectors>& s, const LaneTile<T>& tile) const {
-    Vec<T> highest[kVectors];
-    bool left_behind = false;
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; v++) {
-      highest[v] = broadcast(kLowest<T>);
 #pragma GCC unroll 6
-      for (int r = 0; r < kRows; r++) {
+    for (int r = 0; r < kRows; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++)
         s.at[r][v] = load(tile.at(r, v)) > 0 ? s.at[r][v] : broadcast(-std::numeric_limits<T>::infinity());
-        highest[v] = max<T>(s.at[r][v], highest[v]);
-      }
-      left_behind |= any_greater<T>(highest[v], load(sums.reference + tile.lane + v * kLanes<T>) + kLazyRange<T>);
-    }
-    if (__builtin_expect(left_behind, 0)) {
-      T spilled[kVectors * kLanes<T>];
-      for (int v = 0; v < kVectors; v++) store(&spilled[v * kLanes<T>], highest[v]);
-      raise_references(sums, tile.done, tile.lane, spilled, kVectors * kLanes<T>);
-    }
+    follow_highest(s, sums, tile.done, tile.lane);
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; v++) {
       const int64_t at = tile.lane + v * kLanes<T>;
@@ -119,25 +108,9 @@ struct SigmoidLanes {
 
   template <int kRows, int kVectors>
   inline __attribute__((always_inline)) void weigh(Tile<T, kRows, kVectors>& s, const LaneTile<T>& tile) const {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; v++) {
-      const Vec<T> zero = {};
-      Vec<T> value_sum = {}, weight_sum = {}, e[kRows];
-#pragma GCC unroll 6
-      for (int row = 0; row < kRows; row++) e[row] = s.at[row][v] > zero ? -s.at[row][v] : s.at[row][v];
-      exp2_all<T>(e);
-#pragma GCC unroll 6
-      for (int row = 0; row < kRows; row++) {
-        const Logistic<Vec<T>> of = logistic<T>(s.at[row][v], T(kLn2), e[row]);
-        const Vec<T> times = load(tile.at(row, v)), sigmoid = times * of.sigmoid;
-        value_sum += times * of.softplus;
-        weight_sum += sigmoid;
-        store(tile.at(row, v), sigmoid);
-      }
-      const int64_t at = tile.lane + v * kLanes<T>;
-      store(value + at, load(value + at) + value_sum);
-      store(weight + at, load(weight + at) + weight_sum);
-    }
+    weigh_sigmoids(
+        s, [&](int row, int v) { return load(tile.at(row, v)); }, [&](int row, int v) { return tile.at(row, v); },
+        value + tile.lane, weight + tile.lane);
   }
 };
 

@@ -73,6 +73,31 @@ struct RowColumnWeights {
   }
 };
 
+// u sigmoid(s) of a tile, u = times(row, vector), goes to place(row, vector); value [lanes] += u softplus(s),
+// weight [lanes] += u sigmoid(s).
+template <class T, int kRows, int kVectors, class Times, class Place>
+MI_INLINE void weigh_sigmoids(const Tile<T, kRows, kVectors>& s, Times&& times, Place&& place, T* value, T* weight) {
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; v++) {
+    const Vec<T> zero = {};
+    Vec<T> value_sum = {}, weight_sum = {}, e[kRows];
+#pragma GCC unroll 6
+    for (int row = 0; row < kRows; row++) e[row] = s.at[row][v] > zero ? -s.at[row][v] : s.at[row][v];
+    exp2_all<T>(e);
+#pragma GCC unroll 6
+    for (int row = 0; row < kRows; row++) {
+      const Logistic<Vec<T>> of = logistic<T>(s.at[row][v], T(kLn2), e[row]);
+      const Vec<T> u = times(row, v), sigmoid = u * of.sigmoid;
+      value_sum += u * of.softplus;
+      weight_sum += sigmoid;
+      store(place(row, v), sigmoid);
+    }
+    const int64_t at = v * kLanes<T>;
+    store(value + at, load(value + at) + value_sum);
+    store(weight + at, load(weight + at) + weight_sum);
+  }
+}
+
 template <class T>
 struct SoftplusWeights {
   T* value;         // [kQueryBlock] running sum of u softplus(s)
@@ -82,25 +107,9 @@ struct SoftplusWeights {
   template <int kRows, int kVectors>
   inline __attribute__((always_inline)) void apply(const Tile<T, kRows, kVectors>& s, int64_t j, int64_t lane,
                                                    T* out) const {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; v++) {
-      const Vec<T> zero = {};
-      Vec<T> value_sum = {}, weight_sum = {}, e[kRows];
-#pragma GCC unroll 6
-      for (int row = 0; row < kRows; row++) e[row] = s.at[row][v] > zero ? -s.at[row][v] : s.at[row][v];
-      exp2_all<T>(e);
-#pragma GCC unroll 6
-      for (int row = 0; row < kRows; row++) {
-        const Logistic<Vec<T>> of = logistic<T>(s.at[row][v], T(kLn2), e[row]);
-        const Vec<T> u = broadcast(factor ? factor[j + row] : T(1));
-        value_sum += u * of.softplus;
-        weight_sum += u * of.sigmoid;
-        store(out + row * kQueryBlock + v * kLanes<T>, u * of.sigmoid);
-      }
-      const int64_t at = lane + v * kLanes<T>;
-      store(value + at, load(value + at) + value_sum);
-      store(weight + at, load(weight + at) + weight_sum);
-    }
+    weigh_sigmoids(
+        s, [&](int row, int) { return broadcast(factor ? factor[j + row] : T(1)); },
+        [&](int row, int v) { return out + row * kQueryBlock + v * kLanes<T>; }, value + lane, weight + lane);
   }
 };
 

@@ -46,8 +46,7 @@ struct GradientProducts<float> {
     matrix.factor = 1 / *weighted_unit;
     for (int64_t k = 0; k < round_up(width, kSquare); k += kHalf)
       for (int64_t step = 0; step < steps; step++)
-        split_columns(matrix, step * kSquare, k,
-                      weighted + (k / kSquare * steps + step) * kStepWords + k % kSquare / kHalf * kTileWords);
+        split_columns(matrix, step * kSquare, k, half_step(weighted, steps, k, step));
   }
 
   void add(const float* weights, bool near_one, const Candidates<float>& y, Range columns,
@@ -110,8 +109,7 @@ struct ProductPipeline {
                               column, transposed[part]);
     const int64_t line = (part - 2) * 4;
     split_squares<4>(transposed[0] + line * kHalf, transposed[1] + line * kHalf,
-                     features(b) + (column / kSquare * b.steps + step) * kStepWords +
-                         column % kSquare / kHalf * kTileWords + line * kStepPairs);
+                     half_step(features(b), b.steps, column, step) + line * kStepPairs);
   }
 
   int64_t ticks(const Block& b) const {

@@ -36,8 +36,7 @@ struct TransposedQueries<float> {
       for (int64_t step = 0; step < squares(width); step++) {
         for (int high = 0; high < 2; high++)
           transpose_square(matrix, i, step * kSquare + high * kHalf, transposed[high]);
-        split_squares(transposed[0], transposed[1],
-                      lanes + (i / kSquare * squares(width) + step) * kStepWords + i % kSquare / kHalf * kTileWords);
+        split_squares(transposed[0], transposed[1], half_step(lanes, squares(width), i, step));
       }
   }
 };
@@ -99,8 +98,7 @@ struct ScorePipeline {
   void split(int64_t block, int64_t number) const {
     const int64_t row = number / steps * kLines, step = number % steps;
     split_rows<kLines>(matrix_of(candidates, begin(block), count(block), buffers.width), row, step * kSquare,
-                       buffers.rows.at(begin(block), block) + (row / kSquare * steps + step) * kStepWords +
-                           row % kSquare / kHalf * kTileWords + row % kHalf * kStepPairs);
+                       half_step(buffers.rows.at(begin(block), block), steps, row, step) + row % kHalf * kStepPairs);
   }
 
   int64_t ticks(int64_t block) const {

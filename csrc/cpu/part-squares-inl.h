@@ -1,5 +1,5 @@
-// Products of parts, square by square, while the vector units do something else: a multiplication of the matrix unit
-// takes 16 cycles, in which a core has a hundred other instructions done, if they stand next to it.
+// Products of parts, square by square, while the vector units do something else. A multiplication keeps the matrix unit
+// busy for many cycles, in which a core does what stands next to it; it does not look far ahead.
 #pragma once
 #include "parts-inl.h"
 

@@ -24,6 +24,11 @@ MI_INLINE int64_t squares(int64_t count) { return (count + kSquare - 1) / kSquar
 // Words of an operand: `count` rows or lanes, `depth` of K.
 MI_INLINE int64_t operand_words(int64_t count, int64_t depth) { return squares(count) * squares(depth) * kStepWords; }
 
+// The first part's tile register with row or lane `line` of `step`, where a square has `steps` of them.
+MI_INLINE uint32_t* half_step(uint32_t* operand, int64_t steps, int64_t line, int64_t step) {
+  return operand + (line / kSquare * steps + step) * kStepWords + line % kSquare / kHalf * kTileWords;
+}
+
 // The upper 16 bits of v, rounded: a bfloat16 as a float32.
 MI_INLINE __m512 leading_part(__m512 v) {
   const __m512i bits = _mm512_add_epi32((__m512i)v, _mm512_set1_epi32(0x8000));
