@@ -39,6 +39,22 @@ def test_saved_for_backward(name):
     assert 0 < sum(saved.values()) <= 4 * (N + N) * D * 4 + 64 * (N + N) < N * N * 4
 
 
+@pytest.mark.parametrize("retain", [False, True])
+def test_kept_gradients_are_scaled_in_place(retain):
+    """The backward pass has no second copy of them, unless there may be another pass."""
+    x, y = (torch.randn(N, D, requires_grad=True) for _ in range(2))
+    saved = set()
+
+    def pack(t):
+        saved.add(t.data_ptr())
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        loss = bounds.infonce(DotScores(x, y, 0.3))
+    loss.backward(retain_graph=retain)
+    assert [t.grad.data_ptr() in saved for t in (x, y)] == [not retain] * 2
+
+
 SCRIPT = """
 import json, torch
 from mi_ext import DotScores

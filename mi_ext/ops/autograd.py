@@ -92,10 +92,19 @@ def cast(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def scaled(gradient: Tensor, upstream: Tensor, like: Tensor) -> Tensor | None:
-    """A kept gradient times the upstream one, in the dtype of its input: never rounded to 16 bits before."""
+    """A kept gradient times the upstream one, in the dtype of its input: never rounded to 16 bits before.
+
+    A 0-dim upstream of any dtype leaves the gradient's. In place, unless the graph may be walked again.
+    """
     if gradient.shape != like.shape:
         return None
-    return cast(gradient * upstream, like.dtype)  # a 0-dim upstream of any dtype leaves the gradient's
+    return cast(gradient * upstream if _graph_is_kept() else gradient.mul_(upstream), like.dtype)
+
+
+def _graph_is_kept() -> bool:
+    """The backward pass at work may be followed by another (retain_graph, create_graph), or is being transformed."""
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return transformed or torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def first_derivative_only(source: str, dense: str):
