@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "finish-inl.h"
+#include "logistic-inl.h"
 
 namespace mi {
 namespace MI_ISA {

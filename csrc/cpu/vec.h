@@ -8,7 +8,6 @@
 #include <immintrin.h>
 #endif
 
-#include "../core/logistic.h"
 #include "../core/macros.h"
 #include "../core/polynomials.h"
 
@@ -260,42 +259,6 @@ MI_INLINE Vec<T> exp2(Vec<T> s) {
   Vec<T> one[1] = {s};
   exp2_all<T>(one);
   return one[0];
-}
-
-// log(1 + t) for t in [0, 1], relative error of a few ulp down to the smallest t.
-template <class T>
-MI_INLINE Vec<T> log1p(Vec<T> t) {
-  if constexpr (sizeof(T) == 4) {
-    Vec<T> q = broadcast(Log1pPolynomial::kCoefficients[0]);
-#pragma GCC unroll 8
-    for (int k = 1; k < Log1pPolynomial::kTerms; k++) q = q * t + Log1pPolynomial::kCoefficients[k];
-    return t + t * t * q;
-  } else {
-    const Vec<T> z = t / (t + T(2)), z2 = z * z;
-    Vec<T> p = broadcast(T(1) / T(2 * kLog1pTerms - 1));
-#pragma GCC unroll 20
-    for (int k = kLog1pTerms - 2; k >= 0; k--) p = p * z2 + T(1) / T(2 * k + 1);
-    return T(2) * z * p;
-  }
-}
-
-// 1 / x for normal numbers x.
-template <class T>
-MI_INLINE Vec<T> reciprocal(Vec<T> x) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) {
-    // An estimate of 14 bits and a step of Newton's method: a fifth of a division's time.
-    const Vec<T> estimate = (Vec<T>)_mm512_rcp14_ps((__m512)x);
-    return estimate + estimate * (T(1) - x * estimate);
-  }
-#endif
-  return T(1) / x;
-}
-
-// softplus(s) and sigmoid(s), s = nats * score, from decay = e^{-|s|}.
-template <class T>
-MI_INLINE Logistic<Vec<T>> logistic(Vec<T> score, T nats, Vec<T> decay) {
-  return mi::logistic(score, nats, decay, log1p<T>(decay), reciprocal<T>(decay + T(1)));
 }
 
 }  // namespace MI_ISA

@@ -33,6 +33,12 @@ class RingScores(SharedColumnScores):
     `ranking`. Raises TypeError or ValueError by argument.
     """
 
+    x: Tensor
+    y: Tensor
+    scale: Tensor
+    bias: Tensor
+    _ring: "_Ring"
+
     def __init__(
         self,
         x: Tensor,

@@ -17,7 +17,8 @@ from .gathered import GatheredScores
 from .joint import JointScores
 from .local_global import LocalGlobalScores
 from .pairs import added, importance_cross_entropy_sum
-from .source import Scores, SharedColumnScores
+from .shared_columns import SharedColumnScores
+from .source import Scores
 
 __all__ = [
     "DenseScores",

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from .. import reference, validation
 from .exclusions import Exclusions
-from .source import Ranking, SharedColumnScores, Statistics
+from .shared_columns import SharedColumnScores
+from .source import Ranking, Statistics
 
 
 class DenseScores(SharedColumnScores):
@@ -14,6 +15,8 @@ class DenseScores(SharedColumnScores):
     matrix [n, m], rows = queries; target int64 [n], the column of each query's positive, default arange(n), which needs
     m ≥ n. All other columns are negatives; −inf entries take no part. Raises TypeError or ValueError by argument.
     """
+
+    matrix: Tensor
 
     def __init__(self, matrix: Tensor, target: Tensor | None = None):
         validation.floating_matrix("matrix", matrix, "[n, m]")

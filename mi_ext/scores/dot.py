@@ -10,7 +10,8 @@ from ..log_domain import Weight
 from ..ops.autograd import asks_for_gradient, cast
 from .blocks import column_blocks, recomputed
 from .exclusions import Exclusions
-from .source import Ranking, SharedColumnScores, Statistics
+from .shared_columns import SharedColumnScores
+from .source import Ranking, Statistics
 
 
 class DotScores(SharedColumnScores):
@@ -28,6 +29,13 @@ class DotScores(SharedColumnScores):
 
     Raises TypeError or ValueError naming the argument; giving both `target` and `positive` is an error.
     """
+
+    x: Tensor
+    y: Tensor
+    scale: Weight
+    bias: Weight
+    _given_candidates: Tensor
+    _given_positive: Any  # Tensor or None
 
     def __init__(
         self,
@@ -61,8 +69,7 @@ class DotScores(SharedColumnScores):
         self.x, self.y = cast(x, dtype), cast(validation.distinct(y, x), dtype)
         self.scale = scale if isinstance(scale, Tensor) else float(scale)
         self.bias = 0.0 if bias is None else bias.double() if isinstance(bias, Tensor) else float(bias)
-        self._given_candidates: Tensor = y
-        self._given_positive: Any = positive  # or None
+        self._given_candidates, self._given_positive = y, positive
 
     def negative_softplus_sum(self) -> Tensor:
         log_weight = self.exclusions.candidate_log_weight

@@ -45,7 +45,7 @@ class Exclusions:
 
     def row_counts(self) -> int | Tensor:
         """Number of negatives of a query: an int where all rows agree and data can be read at once, else int64 [n]."""
-        all_but_positive = max(self.m - (self.target is not None), 0)
+        all_but_positive = max(self.m - int(self.target is not None), 0)
         if self.uniform or self.n == 0:
             return all_but_positive
         kept = self._kept_columns()

@@ -24,6 +24,13 @@ class GatheredScores(Scores):
     but for one on a GPU, which nothing waits to look at: its query's terms become NaN.
     """
 
+    x: Tensor
+    y: Tensor
+    index: Tensor | None
+    scale: Weight
+    bias: Weight
+    _positive_vectors: Tensor
+
     def __init__(
         self,
         x: Tensor,

@@ -11,7 +11,8 @@ from .. import ops, validation
 from ..log_domain import Weight
 from ..reference import Exclusion
 from .exclusions import Exclusions
-from .source import Ranking, SharedColumnScores, Statistics
+from .shared_columns import SharedColumnScores
+from .source import Ranking, Statistics
 
 
 class JointScores(SharedColumnScores):
@@ -31,6 +32,12 @@ class JointScores(SharedColumnScores):
     Raises TypeError or ValueError naming the argument; giving both `target` and `positive` is an error. A second
     derivative is an error by name.
     """
+
+    a: Tensor
+    b: Tensor
+    network: tuple
+    bias: Tensor
+    _positive_b: Tensor | None
 
     def __init__(
         self,

@@ -31,6 +31,13 @@ class LocalGlobalScores(Scores):
     2 (B − 1) rectangles of `_rectangles` instead. TypeError or ValueError by argument.
     """
 
+    n_images: int
+    n_locals: int
+    _globals: Tensor
+    _locals: Tensor
+    _critic: Callable[..., Scores] | None
+    _parts: list
+
     def __init__(self, global_features: Tensor, local_features: Tensor, critic: Callable[..., Scores] | None = None):
         local_features = positions_as_rows(global_features, local_features)
         self.n_images, self.n_locals, width = local_features.shape

@@ -12,7 +12,7 @@ from .. import validation
 from ..log_domain import log_weighted_mean, row_cross_entropy
 from .dense import DenseScores
 from .dot import DotScores
-from .source import SharedColumnScores
+from .shared_columns import SharedColumnScores
 
 
 def added(s1: SharedColumnScores, s2: SharedColumnScores) -> SharedColumnScores:

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from inspect import get_annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 from .. import validation
 from ..log_domain import Weight, log_of, log_sum_exp, row_cross_entropy, row_log_partition, softplus
 from ..ops.autograd import cast
-from .exclusions import Exclusions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,15 +29,27 @@ class Scores(ABC):
     through one object need retain_graph=True.
     """
 
+    n_queries: int
+    dtype: torch.dtype
+    _kept: dict
+
+    _attributes = tuple[str, ...]()
+
+    def __init_subclass__(cls) -> None:
+        # Annotations of the classes: torch.compile of torch 2.10 does not read the __dict__ of an object.
+        cls._attributes = tuple(dict.fromkeys(name for base in cls.__mro__ for name in get_annotations(base)))
+
     def __init__(self, n_queries: int, dtype: torch.dtype):
         self.n_queries = n_queries
         self.dtype = torch.promote_types(dtype, torch.float32)
-        self._kept: dict = {}
+        self._kept = {}
 
     def double(self) -> "Self":
         """The same scores and statistics with float64 results, for sums in which large scores cancel."""
         view = object.__new__(type(self))  # copy.copy goes a longer way, which a small step feels
-        view.__dict__ = self.__dict__ | {"dtype": torch.float64}
+        for name in self._attributes if torch.compiler.is_compiling() else self.__dict__:
+            setattr(view, name, getattr(self, name))
+        view.dtype = torch.float64
         return view
 
     @property
@@ -236,62 +248,3 @@ class Scores(ABC):
     def _no_columns(self, what: str) -> ValueError:
         name = type(self).__name__
         return ValueError(f"{what}: {name} has no columns shared by its queries; use DotScores or DenseScores")
-
-
-class SharedColumnScores(Scores):
-    """Scores of n queries with the same m candidates, less some exclusions."""
-
-    def __init__(self, exclusions: Exclusions, dtype: torch.dtype):
-        super().__init__(exclusions.n, dtype)
-        self.exclusions = exclusions
-
-    @property
-    def target(self) -> Tensor | None:
-        """int64 [n]: the column of each query's positive; None when positives were given beside the candidates."""
-        return self.exclusions.target
-
-    @property
-    def n_negatives(self) -> int | Tensor:
-        return self._keep("row_counts", self.exclusions.row_counts)
-
-    def _log_row_mass(self) -> Tensor:
-        count = self.n_negatives
-        if not isinstance(count, Tensor):  # torch.full: a number of the host, which a GPU need not wait for
-            count = torch.full((), count, dtype=torch.float64, device=self.exclusions.device)
-        return count.double().log()
-
-    @property
-    def negative_mass(self) -> float | Tensor:
-        return self._keep("mass", self.exclusions.mass)
-
-    @property
-    def log_negative_mass(self) -> float | Tensor:
-        return self._keep("log mass", self.exclusions.log_mass)
-
-    @property
-    def column_negatives(self) -> Tensor:
-        return self._keep("column_counts", self.exclusions.column_counts)
-
-    @property
-    def log_column_mass(self) -> Tensor:
-        return self._keep("log_column_mass", self.exclusions.log_column_mass)
-
-    @property
-    def column_negative_lse(self) -> Tensor:
-        lse = self._statistics(columns=True)[2]
-        assert lse is not None  # asked for
-        return cast(lse, self.dtype)
-
-    def _statistics(self, columns: bool = False) -> Statistics:
-        if not columns and not self._has("statistics with columns"):
-            return self._keep("statistics", lambda: self._compute_statistics(False))
-        return self._keep("statistics with columns", lambda: self._compute_statistics(True))
-
-    def _has_statistics(self) -> bool:
-        return self._has("statistics") or self._has("statistics with columns")
-
-    @abstractmethod
-    def _compute_statistics(self, columns: bool) -> Statistics: ...
-
-    def _check_index(self, index: Tensor) -> None:
-        validation.candidate_index("index", index, self.n_queries, self.exclusions.m, self.exclusions.device)
