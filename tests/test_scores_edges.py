@@ -6,7 +6,8 @@ import warnings
 import pytest
 import torch
 
-from mi_ext import DenseScores, DotScores, reference
+from mi_ext import DenseScores, DotScores, GatheredScores, critics, reference
+from mi_ext.scores import LocalGlobalScores
 
 INF = math.inf
 
@@ -157,3 +158,19 @@ def test_errors_name_the_argument(name):
     call, kind, message = BAD[name]
     with pytest.raises(kind, match=message):
         call()
+
+
+SOURCES = {
+    "dot": lambda x, y: DotScores(x, y, 2.0, 0.1),
+    "dense": lambda x, y: DenseScores(x @ y.T),
+    "gathered": lambda x, y: GatheredScores(x, negatives=y[None].repeat(len(x), 1, 1), positive=y),
+    "joint": lambda x, y: critics.Joint(4, 4, 8)(x, y),
+    "local_global": lambda x, y: LocalGlobalScores(x, y[:, None].repeat(1, 3, 1)),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_annotations_name_what_an_object_holds(source):
+    """Under torch.compile `double` copies what they name."""
+    scores = SOURCES[source](torch.randn(5, 4), torch.randn(5, 4))
+    assert sorted(vars(scores)) == sorted(scores._attributes)

@@ -37,6 +37,8 @@ def test_positive_is_the_key_and_negatives_are_the_queue(model, monkeypatch):
     torch.testing.assert_close(scores.positive, 10 * (query * query).sum(1))  # the key encoder starts as a copy
     torch.testing.assert_close(scores.negative_lse, (10 * query @ model.queue.queue.T).logsumexp(1))
     assert scores.n_candidates == 13
+    model.fill(images)
+    torch.testing.assert_close(model.queue.queue[:4], query.detach())
 
 
 def test_keys_join_the_queue_when_the_next_batch_comes(model):
