@@ -89,7 +89,7 @@ class MomentumContrast(nn.Module):
 
     @torch.no_grad()
     def fill(self, images: Tensor) -> None:
-        """The queue, with keys of images: random vectors are so easily told from them that all embeddings become one."""
+        """The queue, with keys of images: beside random vectors, so unlike them, all embeddings may become one."""
         self.queue.enqueue(self.key(distorted(images)))
 
     def forward(self, images: Tensor) -> DotScores:
