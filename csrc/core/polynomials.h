@@ -35,11 +35,12 @@ struct Exp2Polynomial<double> {
 
 // log(1 + t) of a float t in [0, 1] as t + t^2 q(t), with a relative error of at most 1.3e-7, also where t is tiny: q,
 // highest power first, is the polynomial of degree 7 for which that error is smallest.
-struct Log1pPolynomial {
-  static constexpr int kTerms = 8;
-  static constexpr float kCoefficients[kTerms] = {0.00536482433f, -0.0300657923f, 0.0792045396f, -0.137538023f,
-                                                  0.191536549f,   -0.248571637f,  0.333213226f,  -0.499996480f};
-};
+constexpr int kLog1pPolynomialTerms = 8;
+MI_HOST_DEVICE constexpr float log1p_coefficient(int term) {
+  constexpr float kCoefficients[] = {0.00536482433f, -0.0300657923f, 0.0792045396f, -0.137538023f,
+                                     0.191536549f,   -0.248571637f,  0.333213226f,  -0.499996480f};
+  return kCoefficients[term];
+}
 
 // log1p of a double t as 2 z (1 + z^2/3 + z^4/5 + ...), z = t / (2 + t) in [0, 1/3]; terms needed to reach the last
 // digit.

@@ -11,9 +11,9 @@ namespace MI_ISA {
 template <class T>
 MI_INLINE Vec<T> log1p(Vec<T> t) {
   if constexpr (sizeof(T) == 4) {
-    Vec<T> q = broadcast(Log1pPolynomial::kCoefficients[0]);
+    Vec<T> q = broadcast(log1p_coefficient(0));
 #pragma GCC unroll 8
-    for (int k = 1; k < Log1pPolynomial::kTerms; k++) q = q * t + Log1pPolynomial::kCoefficients[k];
+    for (int k = 1; k < kLog1pPolynomialTerms; k++) q = q * t + log1p_coefficient(k);
     return t + t * t * q;
   } else {
     const Vec<T> z = t / (t + T(2)), z2 = z * z;

@@ -10,7 +10,7 @@ namespace mi::cuda {
 __device__ __forceinline__ float log1p_of(float t) {
   float q = 0;
 #pragma unroll
-  for (float coefficient : Log1pPolynomial::kCoefficients) q = fma(q, t, coefficient);
+  for (int k = 0; k < kLog1pPolynomialTerms; k++) q = fma(q, t, log1p_coefficient(k));
   return fma(t * t, q, t);
 }
 __device__ __forceinline__ double log1p_of(double t) { return log1p(t); }
