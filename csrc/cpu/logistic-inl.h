@@ -29,7 +29,7 @@ template <class T>
 MI_INLINE Vec<T> reciprocal(Vec<T> x) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) {
-    // An estimate of 14 bits and a step of Newton's method: a fifth of a division's time.
+    // An estimate of 14 bits and a step of Newton's method, in place of a division.
     const Vec<T> estimate = (Vec<T>)_mm512_rcp14_ps((__m512)x);
     return estimate + estimate * (T(1) - x * estimate);
   }
