@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from mi_ext import DenseScores, bounds
 from mi_ext.objective import Objective
-from mi_ext.train import dim, gaussians, mnist, mnist_halves
+from mi_ext.train import dim, experiment, gaussians, mnist, mnist_halves
 from mi_ext.train.__main__ import app
 from mi_ext.train.record import Record
 
@@ -173,7 +173,7 @@ def test_linear_accuracy_separates_what_is_separable():
 def test_mnist_halves_learn_something(tmp_path, monkeypatch):
     full_train, full_test = mnist.load(0)
     small = tuple(mnist.Split(s.images[:n], s.labels[:n]) for s, n in ((full_train, 512), (full_test, 160)))
-    monkeypatch.setattr(mnist_halves, "load", lambda seed: small)
+    monkeypatch.setattr(experiment, "load", lambda seed: small)
     result = run("mnist_halves", "--epochs", 12, "--batch", 64, "--critic", "separable", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     summary, lines = read_summary(tmp_path), read_lines(tmp_path)
@@ -204,7 +204,7 @@ def test_deep_info_max_scores_codes_with_places():
 def test_deep_info_max_learns_something(tmp_path, monkeypatch, one_thread):
     full_train, full_test = mnist.load(0)
     small = tuple(mnist.Split(s.images[:n], s.labels[:n]) for s, n in ((full_train, 384), (full_test, 96)))
-    monkeypatch.setattr(dim, "load", lambda seed: small)
+    monkeypatch.setattr(experiment, "load", lambda seed: small)
     result = run("dim", "--epochs", 3, "--batch", 16, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     summary, lines = read_summary(tmp_path), read_lines(tmp_path)

@@ -13,7 +13,6 @@ chosen on the test digits of seeds 0 and 1. Seeds 2 to 4, only reported, gave 94
 from pixels.
 """
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +22,8 @@ from torch import Tensor, nn
 
 from ..critics import mlp
 from ..scores import LocalGlobalScores
-from .mnist import SIDE, TEST_IMAGES, Split, linear_accuracies, load, named_bound, report, train_epochs
-from .picture import plot
-from .record import Record
+from .experiment import Experiment, Options
+from .mnist import SIDE, TEST_IMAGES, Split
 
 MAP = 7
 CHANNELS, HIDDEN, CODE, EMBEDDING = 64, 256, 64, 128
@@ -86,28 +84,12 @@ def dim(
     out: Annotated[Path, typer.Option(help="Folder for metrics.jsonl, summary.json, dim.png.")] = Path("runs/dim"),
 ) -> None:
     """Representations of MNIST digits learned from MI with their own local features, against raw pixels."""
-    objective = named_bound(bound)
-    start = time.perf_counter()
-    train, test = load(seed)
-    torch.manual_seed(seed)
-    model = DeepInfoMax()
-    untrained = model.representation(train.images), model.representation(test.images)
-    with Record(out) as record:
-        held_out = train_epochs(model, objective, train.images, test.images, record, epochs, batch, lr)
-    features = {
-        "pixels": (train.images, test.images),
-        "untrained": untrained,
-        "trained": (model.representation(train.images), model.representation(test.images)),
-    }
-    accuracies = linear_accuracies(features, train, test)
-    cap = objective.cap((batch - 1) * MAP * MAP + 1)
-    settings = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
-    results = {"accuracy": accuracies, "test_estimate": held_out, "cap": cap}
-    record.summary(bound=bound, **settings, **results, seconds=round(time.perf_counter() - start, 1))
-    titles = (
-        f"{objective.title} of code and place",
-        "Linear classifier, test accuracy",
-        "Score of a digit's code with its own places, relative to the digit",
-    )
-    plot(out / "dim.png", record.lines, titles, cap, accuracies, places(model, test))
-    report("the digit", accuracies, held_out, cap, out / "dim.png")
+    Experiment(
+        "dim",
+        build=lambda images: DeepInfoMax(),
+        candidates=(batch - 1) * MAP * MAP + 1,
+        rows=lambda model, train, test: places(model, test),
+        estimated="of code and place",
+        judged="the digit",
+        shown="Score of a digit's code with its own places, relative to the digit",
+    ).run(Options(bound, epochs, batch, lr, seed, out))

@@ -8,7 +8,6 @@ training labels and choose the regularisation C by cross-validation on the train
 
 import functools
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -116,10 +115,3 @@ def linear_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labe
 def linear_accuracies(features: dict[str, tuple[Tensor, Tensor]], train: Split, test: Split) -> dict[str, float]:
     """`linear_accuracy` of each (features of the training images, of the test images)."""
     return {name: linear_accuracy(a, train.labels, b, test.labels) for name, (a, b) in features.items()}
-
-
-def report(what: str, accuracies: dict[str, float], estimate: float, cap: float | None, picture: Path) -> None:
-    pixels, untrained, trained = (f"{100 * accuracies[name]:.1f} %" for name in ("pixels", "untrained", "trained"))
-    typer.echo(f"test accuracy on {what}: pixels {pixels}, untrained encoder {untrained}, trained {trained}")
-    typer.echo(f"estimate on test images {estimate:.2f} nats, cap {'none' if cap is None else f'{cap:.2f}'}")
-    typer.echo(f"picture: {picture}")

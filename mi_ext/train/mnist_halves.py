@@ -11,7 +11,6 @@ augmentation. Adam at 1e-3 for 100 epochs; the paper has 1e-4 for longer. Bounds
 above all, learn less in this time.
 """
 
-import time
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -22,9 +21,8 @@ from torch import Tensor, nn
 
 from .. import critics
 from ..scores import Scores
-from .mnist import SIDE, TEST_IMAGES, Split, linear_accuracies, load, named_bound, report, train_epochs
-from .picture import plot
-from .record import Record
+from .experiment import Experiment, Options
+from .mnist import SIDE, TEST_IMAGES, Split
 
 HALF = SIDE * SIDE // 2
 HIDDEN, REPRESENTATION = 512, 100
@@ -103,29 +101,15 @@ def mnist_halves(
     ),
 ) -> None:
     """Representations of MNIST's top halves learned from MI with the bottom halves, against raw pixels."""
-    objective = named_bound(bound)
-    start = time.perf_counter()
-    train, test = load(seed)
-    torch.manual_seed(seed)
-    model = HalvesModel(critic)
-    untrained = model.representation(train.images), model.representation(test.images)
-    with Record(out) as record:
-        held_out = train_epochs(model, objective, train.images, test.images, record, epochs, batch, lr)
-    features = {
-        "pixels": (train.images[:, :HALF], test.images[:, :HALF]),
-        "untrained": untrained,
-        "trained": (model.representation(train.images), model.representation(test.images)),
-    }
-    accuracies = linear_accuracies(features, train, test)
-    cap = objective.cap(batch)
-    settings = {"critic": critic.value, "epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
-    results = {"accuracy": accuracies, "test_estimate": held_out, "cap": cap}
-    record.summary(bound=bound, **settings, **results, seconds=round(time.perf_counter() - start, 1))
-    titles = (
-        f"{objective.title} between the halves",
-        "Linear classifier on the top half, test accuracy",
-        "Top half with the best-scoring bottom half of another test image",
-    )
-    picture = out / "mnist_halves.png"
-    plot(picture, record.lines, titles, cap, accuracies, completed_digits(model, test), halved=True)
-    report("the top half", accuracies, held_out, cap, picture)
+    Experiment(
+        "mnist_halves",
+        build=lambda images: HalvesModel(critic),
+        candidates=batch,
+        rows=lambda model, train, test: completed_digits(model, test),
+        estimated="between the halves",
+        judged="the top half",
+        shown="Top half with the best-scoring bottom half of another test image",
+        pixels=HALF,
+        halved=True,
+        settings={"critic": critic.value},
+    ).run(Options(bound, epochs, batch, lr, seed, out))
