@@ -31,7 +31,10 @@ def device(request):
         yield request.param
 
 
-@pytest.fixture(params=[False, True] if any(PARTS in isa for isa in ISAS) else [False], ids=["", "by parts"])
+@pytest.fixture(
+    params=[False, True] if any(PARTS in isa for isa in ISAS) else [False],
+    ids=lambda by_parts: "by parts" if by_parts else "",
+)
 def parts(request):
     """Float32 products made of bfloat16 parts, where AMX is there, however small the problem."""
     _C.split_always(request.param)

@@ -114,7 +114,7 @@ struct StatisticsWalk {
   T* products = nullptr;            // [parts][n][width], relative to the part's reference
 
   void place(Arena& arena) {
-    candidates.place(p, arena);
+    candidates.place(p, with_products, arena);
     side.place(p, arena);
     row_parts = arena.take<LogSumExp2>(parts * p.n());
     if (with_products) products = arena.take<T>(parts * p.n() * width);
