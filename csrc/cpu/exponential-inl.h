@@ -76,10 +76,9 @@ MI_NOINLINE void raise_references(const RowSums<T>& sums, const Referenced<T>& d
     }
 }
 
-// References that a tile of scores leaves behind follow it.
-template <class T, int kRows, int kVectors>
-MI_INLINE void follow_highest(const Tile<T, kRows, kVectors>& s, const RowSums<T>& sums, const Referenced<T>& done,
-                              int64_t lane) {
+// References that a tile of scores leaves behind follow it: raise(highest, lanes).
+template <class T, int kRows, int kVectors, class Raise>
+MI_INLINE void follow_highest(const Tile<T, kRows, kVectors>& s, const RowSums<T>& sums, int64_t lane, Raise&& raise) {
   Vec<T> highest[kVectors];
   bool left_behind = false;
 #pragma GCC unroll 4
@@ -92,15 +91,15 @@ MI_INLINE void follow_highest(const Tile<T, kRows, kVectors>& s, const RowSums<T
   if (__builtin_expect(left_behind, 0)) {
     T spilled[kVectors * kLanes<T>];
     for (int v = 0; v < kVectors; v++) store(&spilled[v * kLanes<T>], highest[v]);
-    raise_references(sums, done, lane, spilled, kVectors * kLanes<T>);
+    raise(spilled, kVectors * kLanes<T>);
   }
 }
 
-// Turns a tile of scores into exponentials, adds their sums, and keeps E where asked to.
-template <bool kKeep, class T, int kRows, int kVectors>
-MI_INLINE void exponentiate_rows(const Tile<T, kRows, kVectors>& s, const RowSums<T>& sums, const Referenced<T>& done,
-                                 int64_t lane, T* kept) {
-  follow_highest(s, sums, done, lane);
+// Turns a tile of scores into exponentials and adds their sums: keep(v, e) gets those of all rows in vector v.
+template <class T, int kRows, int kVectors, class Raise, class Keep>
+MI_INLINE void exponentiate_tile(const Tile<T, kRows, kVectors>& s, const RowSums<T>& sums, int64_t lane, Raise&& raise,
+                                 Keep&& keep) {
+  follow_highest(s, sums, lane, raise);
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; v++) {
     const int64_t at = lane + v * kLanes<T>;
@@ -109,11 +108,22 @@ MI_INLINE void exponentiate_rows(const Tile<T, kRows, kVectors>& s, const RowSum
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; r++) e[r] = s.at[r][v] - reference;
     exp2_all<T>(e);
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; r++)
-      if constexpr (kKeep) store(kept + r * kQueryBlock + at, e[r]);
+    keep(v, e);
     store(sums.sum + at, load(sums.sum + at) + sum_of<T>(e));
   }
+}
+
+// The same, with what is already measured against the references, and E kept where asked to.
+template <bool kKeep, class T, int kRows, int kVectors>
+MI_INLINE void exponentiate_rows(const Tile<T, kRows, kVectors>& s, const RowSums<T>& sums, const Referenced<T>& done,
+                                 int64_t lane, T* kept) {
+  exponentiate_tile(
+      s, sums, lane, [&](const T* highest, int64_t lanes) { raise_references(sums, done, lane, highest, lanes); },
+      [&](int v, const Vec<T>(&e)[kRows]) __attribute__((always_inline)) {
+#pragma GCC unroll 6
+        for (int r = 0; r < kRows; r++)
+          if constexpr (kKeep) store(kept + r * kQueryBlock + lane + v * kLanes<T>, e[r]);
+      });
 }
 
 template <bool kKeep, class T, int kRows, int kVectors>

@@ -40,7 +40,9 @@ struct ExponentialLanes {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; v++)
         s.at[r][v] = load(tile.at(r, v)) > 0 ? s.at[r][v] : broadcast(-std::numeric_limits<T>::infinity());
-    follow_highest(s, sums, tile.done, tile.lane);
+    follow_highest(s, sums, tile.lane, [&](const T* highest, int64_t lanes) {
+      raise_references(sums, tile.done, tile.lane, highest, lanes);
+    });
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; v++) {
       const int64_t at = tile.lane + v * kLanes<T>;

@@ -2,6 +2,7 @@
 //   A [32][2 steps * 16]: rows of bfloat16, neighbours in K adjacent;  B [16 steps][32]: pairs of neighbours in K, one
 //   a lane.
 #pragma once
+#include "tile-inl.h"
 #include "tile-registers-inl.h"
 
 namespace mi {
@@ -36,31 +37,41 @@ MI_INLINE void add_square(const void* a, int64_t a_pitch, const void* b, int64_t
 
 #else
 
+// A pair of every row of A in all lanes, times a vector of pairs of B. Pitches in bytes.
+template <int kRows, int kVectors>
+MI_INLINE void multiply_add_pairs(Vec<float> (&sum)[kRows][kVectors], const void* a, int64_t a_pitch, const void* b,
+                                  int64_t b_pitch, int64_t pairs) {
+  const char *rows = static_cast<const char*>(a), *lanes = static_cast<const char*>(b);
+  for (int64_t k = 0; k < pairs; k++, lanes += b_pitch) {
+    __m512bh operand[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; v++) operand[v] = (__m512bh)_mm512_loadu_si512(lanes + v * 64);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; r++) {
+      int32_t pair;
+      std::memcpy(&pair, rows + r * a_pitch + k * 4, 4);
+      const __m512bh broadcast = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++)
+        sum[r][v] = (Vec<float>)_mm512_dpbf16_ps((__m512)sum[r][v], broadcast, operand[v]);
+    }
+  }
+}
+
 MI_INLINE void add_square(const void* a, int64_t a_pitch, const void* b, int64_t b_pitch, int64_t steps, float* c,
                           int64_t c_pitch) {
   constexpr int kRows = 8;
   for (int64_t first = 0; first < kSquare; first += kRows) {
-    const char* rows = static_cast<const char*>(a) + first * a_pitch;
     char* out = reinterpret_cast<char*>(c) + first * c_pitch;
-    __m512 sum[kRows][2];
+    Vec<float> sum[kRows][2];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; r++)
-      for (int v = 0; v < 2; v++) sum[r][v] = _mm512_loadu_ps(out + r * c_pitch + v * 64);
-    for (int64_t k = 0; k < steps * kStepPairs; k++) {
-      const char* pairs = static_cast<const char*>(b) + k * b_pitch;
-      const __m512bh b0 = (__m512bh)_mm512_loadu_si512(pairs), b1 = (__m512bh)_mm512_loadu_si512(pairs + 64);
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; r++) {
-        int32_t pair;
-        std::memcpy(&pair, rows + r * a_pitch + k * 4, 4);
-        const __m512bh scalar = (__m512bh)_mm512_set1_epi32(pair);
-        sum[r][0] = _mm512_dpbf16_ps(sum[r][0], scalar, b0);
-        sum[r][1] = _mm512_dpbf16_ps(sum[r][1], scalar, b1);
-      }
-    }
+      for (int v = 0; v < 2; v++) sum[r][v] = load(reinterpret_cast<float*>(out + r * c_pitch) + v * kLanes<float>);
+    multiply_add_pairs<kRows, 2>(sum, static_cast<const char*>(a) + first * a_pitch, a_pitch, b, b_pitch,
+                                 steps * kStepPairs);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; r++)
-      for (int v = 0; v < 2; v++) _mm512_storeu_ps(out + r * c_pitch + v * 64, sum[r][v]);
+      for (int v = 0; v < 2; v++) store(reinterpret_cast<float*>(out + r * c_pitch) + v * kLanes<float>, sum[r][v]);
   }
 }
 
@@ -76,18 +87,16 @@ MI_NOINLINE void add_part_of_square(const void* a, int64_t a_pitch, const void* 
       reinterpret_cast<float*>(reinterpret_cast<char*>(c) + r * c_pitch)[k] += square[r * kSquare + k];
 }
 
-// Two vectors rounded to bfloat16: lane i holds the pair (low_i, high_i).
-MI_INLINE __m512i paired(__m512 low, __m512 high) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+// Two vectors rounded to bfloat16, one behind the other.
+MI_INLINE __m512i both_rounded(Vec<float> low, Vec<float> high) {
+  return (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
 }
 
-MI_INLINE uint16_t rounded_to_bfloat16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  if (value != value) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+// The same side by side: lane i holds the pair (low_i, high_i).
+MI_INLINE __m512i in_pairs(__m512i rounded) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, rounded);
 }
 
 }  // namespace MI_ISA

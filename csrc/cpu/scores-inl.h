@@ -18,7 +18,7 @@ struct TileExclusions {
 
   template <int kRows, int kVectors>
   inline __attribute__((always_inline)) void apply(Tile<T, kRows, kVectors>& s, int64_t j, int64_t lane) const {
-    if (!everywhere && !has_positive(j)) return;
+    if (!everywhere && !has_positive(j, kRows)) return;
     T scores[kRows][kVectors * kLanes<T>];
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; r++)
@@ -32,13 +32,16 @@ struct TileExclusions {
   }
 
  private:
-  bool has_positive(int64_t j) const { return queries.has_positive && queries.has_positive[j / kRowsHigh]; }
+  bool has_positive(int64_t j, int rows) const {
+    return queries.has_positive &&
+           (queries.has_positive[j / kRowsHigh] | queries.has_positive[(j + rows - 1) / kRowsHigh]);
+  }
 
   template <int kRows, int kWidth>
   MI_NOINLINE void exclude(const TileExclusions& self, T (*scores)[kWidth], int64_t j, int64_t lane) {
     for (int r = 0; r < kRows; r++)
       for (int i = 0; i < kWidth; i += kLanes<T>) store(scores[r] + i, self.shifted(load(scores[r] + i)));
-    if (self.has_positive(j)) self.template take_positives<kRows, kWidth>(scores, j, lane);
+    if (self.has_positive(j, kRows)) self.template take_positives<kRows, kWidth>(scores, j, lane);
     for (int r = 0; r < kRows; r++)
       for (int i = 0; i < kWidth; i += kLanes<T>)
         store(scores[r] + i, self.negatives_only(load(scores[r] + i), j + r, lane + i));
