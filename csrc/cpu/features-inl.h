@@ -54,7 +54,7 @@ MI_INLINE void convert(T* out, const Features& features, Dtype dtype, int64_t ro
 
 // Candidates y: element (j, k) at data + (k / 64) chunk + j pitch + k % 64. Read in place where rows are whole vectors
 // of the compute type and short; otherwise from a copy, 64 columns of d after another (a long pitch falls into few
-// cache sets). Gradients of queries read panels: where 64 columns are one, a small copy saves a copy for each block.
+// cache sets).
 template <class T>
 struct Candidates {
   const T* data = nullptr;
@@ -62,20 +62,13 @@ struct Candidates {
   int64_t pitch = 0;
   int64_t chunk = 0;
 
-  static constexpr int64_t kSmallCopy = int64_t{8} << 20;  // bytes
-  static constexpr int64_t kManyBlocks = 8;
-
   static bool in_place(const DotProblem& p) {
     const bool same_type = p.dtype == (sizeof(T) == 8 ? Dtype::kFloat64 : Dtype::kFloat32);
     return same_type && p.dim % kLanes<T> == 0 && p.candidates.pitch * sizeof(T) < 1024;
   }
-  static bool copy_saves_panels(const DotProblem& p) {
-    return kPanel<T> == kChunk && p.candidates.pitch != kChunk && p.n() >= kManyBlocks * kQueryBlock &&
-           p.m() * round_up(p.dim, kChunk) * static_cast<int64_t>(sizeof(T)) <= kSmallCopy;
-  }
 
-  void place(const DotProblem& p, bool for_query_gradients, Arena& arena) {
-    if (in_place(p) && !(for_query_gradients && copy_saves_panels(p))) {
+  void place(const DotProblem& p, Arena& arena) {
+    if (in_place(p)) {
       data = static_cast<const T*>(p.candidates.data);
       pitch = p.candidates.pitch;
       chunk = kChunk;

@@ -72,7 +72,7 @@ struct DenseWalk {
     gradient.place(problem, bank_gradient, p.candidates.rows, arena);
     coefficient = arena.take<T>(kQueryBlock);
     for (int s = 0; s < slot_count; s++) {
-      slots[s].y.place(rows_of_bank(0, kCandidateBlock), false, arena);
+      slots[s].y.place(rows_of_bank(0, kCandidateBlock), arena);
       if constexpr (requires { slots[s].lanes.place(arena); }) slots[s].lanes.place(arena);
       slots[s].weights = arena.take<T>(kCandidateBlock * kQueryBlock);
       slots[s].zero = arena.take<Vec<T>>(1);

@@ -144,7 +144,7 @@ struct GradientWalk {
   const Slot* group_of(int s) const { return &slots[grid.first_of_group(s)]; }
 
   void place(Arena& arena) {
-    candidates.place(p, g.queries, arena);
+    candidates.place(p, arena);
     side.place(p, arena);
     scale_part = arena.take<double>(p.n());
     for (int s = 0; s < grid.slots(); s++) {

@@ -60,7 +60,7 @@ struct ImportanceWalk {
   double* scale_part[2] = {};  // [n]
 
   void place(Arena& arena) {
-    candidates.place(*p[0], g, arena);
+    candidates.place(*p[0], arena);
     CandidateSide<T> both;
     both.place(*p[0], arena);
     labels = {nullptr, both.label}, log_weights = {both.log_weight, nullptr};

@@ -10,9 +10,9 @@ namespace MI_ISA {
 // Of a slot and its block of queries.
 template <class T>
 struct GradientProducts {
-  // Candidates whose weights are kept for one call of add: a panel of them leaves room in the nearest cache.
-  static constexpr int64_t kGroup = kPanel<T> * sizeof(T) > 64 ? kCandidateBlock : 2 * kCandidateBlock;
-  T* weighted = nullptr;  // c x, in panels: [width / kPanel][kQueryBlock][kPanel]
+  static constexpr int64_t kGroup = kCandidateBlock;  // candidates whose weights are kept for one call of add
+  static constexpr int64_t kDepth = kGroup / 2;  // candidates whose features stay in the nearest cache, at any pitch
+  T* weighted = nullptr;                         // c x, in panels: [width / kPanel][kQueryBlock][kPanel]
 
   void place(const DotProblem& p, bool for_candidates, int64_t, Arena& arena) {
     if (for_candidates) weighted = arena.take<T>(kQueryBlock * round_up(padded<T>(p.dim), kPanel<T>));
@@ -35,7 +35,10 @@ struct GradientProducts {
       const int64_t count = smaller(kGroup, columns.size() - j);
       const T* group = weights + j * kQueryBlock;
       if (candidate_sums) add_to_candidates(group, count, queries, candidate_sums + j * queries.width, queries.width);
-      if (query_sums) add_to_queries(group, y, columns.first + j, count, queries, query_sums);
+      if (query_sums)
+        for (int64_t k = 0; k < count; k += kDepth)
+          add_to_queries(group + k * kQueryBlock, y, columns.first + j + k, smaller(kDepth, count - k), queries,
+                         query_sums);
     }
   }
 
@@ -43,21 +46,13 @@ struct GradientProducts {
   inline __attribute__((always_inline)) void add_to_queries(const T* weights, const Candidates<T>& y, int64_t first,
                                                             int64_t count, const QueryBlock<T>& queries,
                                                             T* sums) const {
-    alignas(64) T copy[kGroup * kPanel<T>];
     const int64_t width = queries.width;
     for (int64_t c = 0; c * kChunk < width; c++) {
       const T* chunk = y.data + c * y.chunk + first * y.pitch;
       for_vector_tiles(smaller(kChunk, width - c * kChunk) / kLanes<T>, [&](auto vectors, int64_t vector) {
-        const T* panel = chunk + vector * kLanes<T>;
-        if (y.pitch != kPanel<T>) {
-          for (int64_t j = 0; j < count; j++)
-            for (int v = 0; v < vectors(); v++)
-              store(copy + j * kPanel<T> + v * kLanes<T>, load(panel + j * y.pitch + v * kLanes<T>));
-          panel = copy;
-        }
         for_row_tiles(queries.rows, [&](auto rows, int64_t i) {
-          multiply_add_tile<T, rows(), vectors()>(weights + i, 1, kQueryBlock, panel, kPanel<T>, count,
-                                                  sums + i * width + c * kChunk + vector * kLanes<T>, width);
+          multiply_add_tile<T, rows(), vectors()>(weights + i, 1, kQueryBlock, chunk + vector * kLanes<T>, y.pitch,
+                                                  count, sums + i * width + c * kChunk + vector * kLanes<T>, width);
         });
       });
     }
@@ -92,7 +87,7 @@ struct PlainProducts {
 
   static int64_t bytes_kept(int64_t m) { return m * kQueryBlock * static_cast<int64_t>(sizeof(T)); }
 
-  void place(const DotProblem& p, Arena& arena) { candidates.place(p, true, arena); }
+  void place(const DotProblem& p, Arena& arena) { candidates.place(p, arena); }
   void place_slot(const DotProblem& p, int64_t candidate_count, Slot& slot, Arena& arena) const {
     slot.transposed.place(p, candidate_count, arena);
     slot.exponentials = arena.take<T>(candidate_count * kQueryBlock);

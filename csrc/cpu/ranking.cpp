@@ -120,8 +120,8 @@ struct RankingWalk {
   std::unique_ptr<Slot[]> slots{new Slot[slot_count]};
 
   void place(Arena& arena) {
-    candidates.place(p, false, arena);
-    if (p.exclusions.target == nullptr) positive_candidates.place(positives, false, arena);
+    candidates.place(p, arena);
+    if (p.exclusions.target == nullptr) positive_candidates.place(positives, arena);
     side.place(p, arena);
     for (int s = 0; s < slot_count; s++) {
       slots[s].queries.place(p, arena);

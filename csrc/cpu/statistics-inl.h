@@ -114,7 +114,7 @@ struct StatisticsWalk {
   T* products = nullptr;            // [parts][n][width], relative to the part's reference
 
   void place(Arena& arena) {
-    candidates.place(p, with_products, arena);
+    candidates.place(p, arena);
     side.place(p, arena);
     row_parts = arena.take<LogSumExp2>(parts * p.n());
     if (with_products) products = arena.take<T>(parts * p.n() * width);
@@ -148,8 +148,11 @@ struct StatisticsWalk {
     const Range rows = parts == 1 ? part_of(p.n(), s, slot_count, kLanes<T>) : Range{0, p.n()};
     const Range columns = columns_of(s);
     const int part = parts == 1 ? 0 : s;
-    for (int64_t i = rows.first; i < rows.last; i += kQueryBlock) {
-      slot.queries.load(p, i, smaller(kQueryBlock, rows.last - i));
+    // Blocks of equal size: a short last one would pass all candidates for little.
+    const int64_t blocks = round_up(rows.size(), kQueryBlock) / kQueryBlock,
+                  block_rows = blocks == 0 ? 0 : padded<T>((rows.size() + blocks - 1) / blocks);
+    for (int64_t i = rows.first; i < rows.last; i += block_rows) {
+      slot.queries.load(p, i, smaller(block_rows, rows.last - i));
       slot.transposed.fill(p, slot.queries);
       slot.sums.clear();
       T* block_products = with_products ? products + (part * p.n() + i) * width : nullptr;
