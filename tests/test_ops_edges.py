@@ -22,6 +22,7 @@ from mi_ext import ops, reference
 
 pytestmark = pytest.mark.usefixtures("one_thread", "device", "parts")
 FLOATS = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+ALL_FLOATS = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 EVERY_CALL = pytest.mark.parametrize("call", CALLS)
 
 
@@ -91,7 +92,7 @@ def test_a_row_without_negatives_pulls_nowhere(asked, dtype):
     assert torch.equal(x.grad, torch.zeros_like(x))
 
 
-@FLOATS
+@ALL_FLOATS
 @EVERY_CALL
 @pytest.mark.parametrize("height", [30.0, 300.0, 3000.0])
 @pytest.mark.parametrize("where", [0, 95, 96, 149])
@@ -104,7 +105,7 @@ def test_one_dominant_score(call, height, where, dtype):
     check(call, from_scores(s, dtype), frozenset({"x", "scale"}))
 
 
-@FLOATS
+@ALL_FLOATS
 @EVERY_CALL
 @pytest.mark.parametrize("step", [50.0, -50.0, 41.5])
 def test_references_raised_again_and_again(call, step, dtype):
@@ -115,7 +116,7 @@ def test_references_raised_again_and_again(call, step, dtype):
         check(call, p, frozenset({"x"}))
 
 
-@FLOATS
+@ALL_FLOATS
 @EVERY_CALL
 def test_all_equal(call, dtype):
     """Equal terms are all rounded the same way, so over a run of 96 of them, the engine's longest, errors add up."""
@@ -123,7 +124,7 @@ def test_all_equal(call, dtype):
     check(call, from_scores(torch.zeros(97, 101), dtype), epsilons=96)
 
 
-@FLOATS
+@ALL_FLOATS
 @EVERY_CALL
 @pytest.mark.parametrize("scale", [100.0, 1e4, -1.0, -100.0, 1e-6])
 def test_scales(call, scale, dtype):
@@ -158,7 +159,7 @@ def tiny_loss(implementation, x, y, scale, target, v, asked):
 SPECIAL = [-INF, INF, math.nan]
 
 
-@FLOATS
+@ALL_FLOATS
 @EVERY_CALL
 @pytest.mark.parametrize("value", SPECIAL)
 @pytest.mark.parametrize("side", ["x", "y"])
@@ -176,7 +177,7 @@ def test_non_finite_entries(call, value, side, kind, dtype):
         torch.testing.assert_close(ours[name], expected, rtol=1e-5, atol=1e-5, equal_nan=True, msg=message)
 
 
-@FLOATS
+@ALL_FLOATS
 def test_nan_stays_in_its_row(dtype):
     p = problem(20, 41, 5, "plain", dtype)
     p.x[3, 2] = math.nan
@@ -188,7 +189,7 @@ def test_nan_stays_in_its_row(dtype):
     assert evaluate(ops, "statistics", p)["negative_lse"].isnan().all()
 
 
-@FLOATS
+@ALL_FLOATS
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "clipped"])
 @pytest.mark.parametrize("value", [60.0, 20.0, -100.0])
 def test_large_log_weights(call, value, dtype):
@@ -198,7 +199,7 @@ def test_large_log_weights(call, value, dtype):
     check(call, p)
 
 
-@FLOATS
+@ALL_FLOATS
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "softplus"])
 @pytest.mark.parametrize("value", [INF, math.nan])
 def test_log_weights_of_excluded_candidates(call, value, dtype):
@@ -206,7 +207,7 @@ def test_log_weights_of_excluded_candidates(call, value, dtype):
     check(call, replace(p, exclusions=excluded_log_weights(30, 50, value)))
 
 
-@FLOATS
+@ALL_FLOATS
 @pytest.mark.parametrize("call", [call for call in CALLS if call.startswith("log-partition")])
 @pytest.mark.parametrize("order", ["up", "down", "shuffled"])
 @pytest.mark.parametrize("asked", [{"x", "y", "scale", "external"}, {"x"}], ids=lambda names: " ".join(sorted(names)))

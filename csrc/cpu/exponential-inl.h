@@ -113,7 +113,7 @@ MI_INLINE void exponentiate_tile(const Tile<T, kRows, kVectors>& s, const RowSum
   }
 }
 
-// The same, with what is already measured against the references, and E kept where asked to.
+// The same, where what is kept so far follows a raised reference, and E is kept where asked to.
 template <bool kKeep, class T, int kRows, int kVectors>
 MI_INLINE void exponentiate_rows(const Tile<T, kRows, kVectors>& s, const RowSums<T>& sums, const Referenced<T>& done,
                                  int64_t lane, T* kept) {

@@ -52,7 +52,7 @@ struct PairedProducts {
     pair_queries(p, queries, slot);
     exponentiate_pairs({rows, row_pitch, dim, slot, static_cast<float>(p.scale * kLog2E), {side, queries}}, sums,
                        columns, in_squares(queries.rows));
-    slot.clear(columns.size());
+    slot.pad(columns.size(), queries.rows);
   }
 
   // Over `columns`: products [rows][width] = E^T y;  candidate_sums [m][width] += E (c x).

@@ -56,7 +56,8 @@ MI_NOINLINE void paired_exponential_tile(const PairedScores& scores, const RowSu
   const auto s = scores.template tile<kRows, kVectors>(j, row, lane);
   const PairedBlock& block = scores.block;
   exponentiate_tile(
-      s, sums, lane, [&](const float* highest, int64_t lanes) { block.raise(block, sums, kept, lane, highest, lanes); },
+      s, sums, lane,
+      [&](const float* highest, int64_t lanes) { raise_paired(block, sums, kept, lane, highest, lanes); },
       [&](int v, const Vec<float>(&e)[kRows]) __attribute__((always_inline)) {
 #pragma GCC unroll 3
         for (int r = 0; r < kRows; r += 2)

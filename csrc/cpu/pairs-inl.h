@@ -37,7 +37,8 @@ MI_INLINE void add_square(const void* a, int64_t a_pitch, const void* b, int64_t
 
 #else
 
-// A pair of every row of A in all lanes, times a vector of pairs of B. Pitches in bytes.
+// sum[r][v] += A B over `pairs` of K, rows r of A, vectors v of B: each pair of A is taken to all lanes. Pitches in
+// bytes.
 template <int kRows, int kVectors>
 MI_INLINE void multiply_add_pairs(Vec<float> (&sum)[kRows][kVectors], const void* a, int64_t a_pitch, const void* b,
                                   int64_t b_pitch, int64_t pairs) {
@@ -50,10 +51,10 @@ MI_INLINE void multiply_add_pairs(Vec<float> (&sum)[kRows][kVectors], const void
     for (int r = 0; r < kRows; r++) {
       int32_t pair;
       std::memcpy(&pair, rows + r * a_pitch + k * 4, 4);
-      const __m512bh broadcast = (__m512bh)_mm512_set1_epi32(pair);
+      const __m512bh scalar = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; v++)
-        sum[r][v] = (Vec<float>)_mm512_dpbf16_ps((__m512)sum[r][v], broadcast, operand[v]);
+        sum[r][v] = (Vec<float>)_mm512_dpbf16_ps((__m512)sum[r][v], scalar, operand[v]);
     }
   }
 }
@@ -92,7 +93,7 @@ MI_INLINE __m512i both_rounded(Vec<float> low, Vec<float> high) {
   return (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
 }
 
-// The same side by side: lane i holds the pair (low_i, high_i).
+// Interleaves the halves of what both_rounded returns: lane i holds the pair (low_i, high_i).
 MI_INLINE __m512i in_pairs(__m512i rounded) {
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
                                          5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);

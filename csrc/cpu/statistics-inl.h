@@ -148,7 +148,7 @@ struct StatisticsWalk {
     const Range rows = parts == 1 ? part_of(p.n(), s, slot_count, kLanes<T>) : Range{0, p.n()};
     const Range columns = columns_of(s);
     const int part = parts == 1 ? 0 : s;
-    // Blocks of equal size: a short last one would pass all candidates for little.
+    // Blocks of about equal size: a short last one would pass all candidates for little.
     const int64_t blocks = round_up(rows.size(), kQueryBlock) / kQueryBlock,
                   block_rows = blocks == 0 ? 0 : padded<T>((rows.size() + blocks - 1) / blocks);
     for (int64_t i = rows.first; i < rows.last; i += block_rows) {

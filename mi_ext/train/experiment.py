@@ -45,7 +45,7 @@ class Experiment:
     estimated: str  # "of two views"
     judged: str  # "the digit"
     shown: str  # title of `rows`
-    pixels: int = SIDE * SIDE  # of `judged`, the first ones
+    pixels: int = SIDE * SIDE  # how many of an image's first pixels are `judged`
     halved: bool = False  # draw a line through the middle of `rows`
     settings: dict = field(default_factory=dict)  # options beside `Options`
 
