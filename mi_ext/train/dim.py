@@ -92,4 +92,4 @@ def dim(
         estimated="of code and place",
         judged="the digit",
         shown="Score of a digit's code with its own places, relative to the digit",
-    ).run(Options(bound, epochs, batch, lr, seed, out))
+    ).run(Options(bound, epochs, batch, lr, seed), out)

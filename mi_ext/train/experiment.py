@@ -27,7 +27,6 @@ class Options(NamedTuple):
     batch: int
     lr: float
     seed: int
-    out: Path
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Experiment:
     halved: bool = False  # draw a line through the middle of `rows`
     settings: dict = field(default_factory=dict)  # options beside `Options`
 
-    def run(self, options: Options) -> None:
+    def run(self, options: Options, out: Path) -> None:
         objective = named_bound(options.bound)
         start = time.perf_counter()
         train, test = load(options.seed)
@@ -57,18 +56,18 @@ class Experiment:
         model = self.build(train.images)
         features = {"pixels": (train.images[:, : self.pixels], test.images[:, : self.pixels])}
         features["untrained"] = model.representation(train.images), model.representation(test.images)
-        with Record(options.out) as record:
+        with Record(out) as record:
             estimate = train_epochs(
                 model, objective, train.images, test.images, record, options.epochs, options.batch, options.lr
             )
         features["trained"] = model.representation(train.images), model.representation(test.images)
         accuracies = linear_accuracies(features, train, test)
         cap = objective.cap(self.candidates)
-        settings = options._asdict() | {"out": str(options.out)} | self.settings
+        settings = options._asdict() | self.settings
         seconds = round(time.perf_counter() - start, 1)
         record.summary(**settings, accuracy=accuracies, test_estimate=estimate, cap=cap, seconds=seconds)
         titles = f"{objective.title} {self.estimated}", f"Linear classifier on {self.judged}, test accuracy", self.shown
-        picture = options.out / f"{self.name}.png"
+        picture = out / f"{self.name}.png"
         plot(picture, record.lines, titles, cap, accuracies, self.rows(model, train, test), self.halved)
         _tell(self.judged, accuracies, estimate, cap, picture)
 

@@ -112,4 +112,4 @@ def mnist_halves(
         pixels=HALF,
         halved=True,
         settings={"critic": critic.value},
-    ).run(Options(bound, epochs, batch, lr, seed, out))
+    ).run(Options(bound, epochs, batch, lr, seed), out)

@@ -145,4 +145,4 @@ def moco(
         judged="the digit",
         shown="Test digit and the training digit with the nearest embedding",
         settings={"queue": queue, "temperature": temperature, "momentum": momentum},
-    ).run(Options(bound, epochs, batch, lr, seed, out))
+    ).run(Options(bound, epochs, batch, lr, seed), out)
