@@ -36,7 +36,9 @@ Tensor unit_rows_gradient_cpu(Tensor unit, Tensor length, Tensor upstream, doubl
   const UnitRows p = unit_problem(op, "unit", unit, shortest);
   check(length.numel() == p.n && length.scalar_type() == unit.scalar_type(), op,
         "length must be one for each row of unit, of its dtype, but has shape ", shape_of(length));
-  check(upstream.sizes() == unit.sizes() && upstream.scalar_type() == unit.scalar_type(), op,
+  const auto shape = unit.sizes(), given = upstream.sizes();
+  const bool same_shape = std::equal(given.begin(), given.end(), shape.begin(), shape.end());  // torch 2.10 has no ==
+  check(same_shape && upstream.scalar_type() == unit.scalar_type(), op,
         "upstream must have the dtype and the shape of unit, ", shape_of(unit), ", but has shape ", shape_of(upstream));
   check_device(op, "length", length, unit, "unit"), check_device(op, "upstream", upstream, unit, "unit");
   unit = packed(unit), length = packed(length), upstream = packed(upstream);
