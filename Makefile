@@ -17,7 +17,14 @@ CUDA_BUILD = build/cuda
 CUDA_TESTS = $(addprefix $(CURDIR)/tests/test_, cuda_build.py devices.py device_errors.py gpu.py gpu_gathered.py \
 	gpu_ranking.py ops_oracle.py ops_edges.py)
 
-.PHONY: demo test test-cuda cuda-venv bench lint docs clean
+# The oldest torch that is promised, likewise.
+OLDEST_VENV ?= .venv-oldest
+OLDEST_TORCH = torch==2.10.0
+OLDEST_BIN = $(abspath $(OLDEST_VENV))/bin
+OLDEST_BUILD = build/oldest
+OLDEST_TESTS = $(addprefix $(CURDIR)/tests/test_, build.py ops_torch.py conventions_compile.py)
+
+.PHONY: demo test test-cuda cuda-venv test-oldest oldest-venv bench lint docs clean
 
 demo: $(VENV)/built
 	$(BIN)/python -m mi_ext.train mnist_halves --out runs/mnist_halves
@@ -28,6 +35,11 @@ test: $(VENV)/built
 # That a build with CUDA is complete and does on the CPU what another does; on a GPU all that there is to test, if there is one.
 test-cuda: $(CUDA_BUILD)/built
 	cd $(CUDA_BUILD) && PYTHONPATH=site $(CUDA_BIN)/pytest $(CUDA_TESTS) -k 'cuda or gpu or devices or layouts or log_weights'
+
+# That the sources build against the oldest torch, and what depends on torch's version most; docs/building.md says what
+# does not work there.
+test-oldest: $(OLDEST_BUILD)/built
+	cd $(OLDEST_BUILD) && PYTHONPATH=site $(OLDEST_BIN)/pytest $(OLDEST_TESTS) -k 'not sobolev_penalty'
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks
@@ -53,16 +65,26 @@ $(VENV)/built: $(VENV)/created $(SOURCES)
 	touch $@
 
 cuda-venv: $(CUDA_VENV)/ready
+oldest-venv: $(OLDEST_VENV)/ready
 
-$(CUDA_VENV)/ready: pyproject.toml
-	$(MAKE) VENV=$(CUDA_VENV) TORCH='$(CUDA_TORCH)' $(CUDA_VENV)/created
-	$(CUDA_VENV)/bin/pip install --quiet pytest
+$(CUDA_VENV)/ready: OTHER_TORCH = $(CUDA_TORCH)
+$(OLDEST_VENV)/ready: OTHER_TORCH = $(OLDEST_TORCH)
+$(CUDA_VENV)/ready $(OLDEST_VENV)/ready: pyproject.toml
+	$(MAKE) VENV=$(@D) TORCH='$(OTHER_TORCH)' $(@D)/created
+	$(@D)/bin/pip install --quiet pytest
 	touch $@
 
-$(CUDA_BUILD)/built: $(CUDA_VENV)/ready $(SOURCES) $(shell find mi_ext -name '*.py')
+$(CUDA_BUILD)/built: $(CUDA_VENV)/ready
 	MI_EXT_CUDA=1 PATH=$(CUDA_BIN):$$PATH $(CUDA_BIN)/python setup.py --quiet build \
 		--build-temp $(CUDA_BUILD)/temp --build-lib $(CUDA_BUILD)/site
 	touch $@
 
+$(OLDEST_BUILD)/built: $(OLDEST_VENV)/ready
+	MI_EXT_CUDA=0 PATH=$(OLDEST_BIN):$$PATH $(OLDEST_BIN)/python setup.py --quiet build \
+		--build-temp $(OLDEST_BUILD)/temp --build-lib $(OLDEST_BUILD)/site
+	touch $@
+
+$(CUDA_BUILD)/built $(OLDEST_BUILD)/built: $(SOURCES) $(shell find mi_ext -name '*.py')
+
 clean:
-	rm -rf build $(VENV) $(CUDA_VENV) mi_ext/*.so
+	rm -rf build $(VENV) $(CUDA_VENV) $(OLDEST_VENV) mi_ext/*.so
