@@ -30,8 +30,8 @@ struct PairedBlock {
     products = arena.take<float>(dim * kQueryBlock);
   }
 
-  // E = 0 behind the last candidate and behind the last query, to the ends of their squares. Products go over these, and
-  // that x and y are 0 there does not do: E may be infinite.
+  // E = 0 behind the last candidate and behind the last query, to the ends of their squares. Products go over these,
+  // and that x and y are 0 there does not do: E may be infinite.
   void pad(int64_t candidates, int64_t rows) const {
     for (int64_t j = candidates; j < in_squares(candidates); j++)
       for (int64_t i = 0; i < kQueryBlock; i++) by_query[j * kQueryBlock + i] = half(j, i) = 0;
