@@ -75,6 +75,10 @@ __device__ __forceinline__ void multiply_16(float (&c)[4], const uint32_t* a, co
 __device__ __forceinline__ void multiply_16(float (&c)[4], const uint32_t* a, const uint32_t* b, __half) {
   MI_MMA("m16n8k16.row.col.f32.f16.f16.f32", a, b);
 }
+__device__ __forceinline__ void multiply_tf32(float (&c)[4], const uint32_t* a, const uint32_t* b) {
+  MI_MMA("m16n8k8.row.col.f32.tf32.tf32.f32", a, b);
+}
+#undef MI_MMA
 __device__ __forceinline__ uint32_t packed(float low, float high, __nv_bfloat16) {
   uint32_t r;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
@@ -139,7 +143,9 @@ struct Products {
 };
 
 // float by TF32: x = high + low, each rounded to 11 bits; x y = high high + (low high + high low). An infinite factor
-// takes part in the first product only: times a `low` of 0 it would be NaN.
+// takes part in the first product only: times a `low` of 0 it would be NaN. Tensor cores do not round their sums, they
+// cut them off, which over many steps adds up to more than float's own error; so the exact product of a step is added
+// to the sum outside them, and rounded.
 template <>
 struct Products<float> {
   using Scalar = float;
@@ -211,14 +217,15 @@ struct Products<float> {
   };
   static __device__ __forceinline__ void multiply(float (&c)[4], const Rows& a, const Columns& b, int half,
                                                   bool exact) {
-    if (exact) {
-      MI_MMA("m16n8k8.row.col.f32.tf32.tf32.f32", a.low, b.finite + 2 * half);
-      MI_MMA("m16n8k8.row.col.f32.tf32.tf32.f32", a.finite, b.low + 2 * half);
-    }
-    MI_MMA("m16n8k8.row.col.f32.tf32.tf32.f32", a.high, b.high + 2 * half);
+    if (!exact) return multiply_tf32(c, a.high, b.high + 2 * half);
+    float step[4] = {};
+    multiply_tf32(step, a.low, b.finite + 2 * half);
+    multiply_tf32(step, a.finite, b.low + 2 * half);
+    multiply_tf32(step, a.high, b.high + 2 * half);
+#pragma unroll
+    for (int k = 0; k < 4; k++) c[k] += step[k];
   }
 };
-#undef MI_MMA
 
 // double: 8 x 8 x 4 products, two for a block of 16 rows.
 template <>

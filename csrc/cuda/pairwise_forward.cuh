@@ -134,7 +134,8 @@ template <class T, bool kSoftplus>
 using RowSumsOf = std::conditional_t<kSoftplus, RowSoftplus<T>, RowLogSumExp<T>>;
 
 template <class T, bool kSoftplus>
-__global__ void __launch_bounds__(kThreads) pairwise_forward(const __grid_constant__ ForwardParams p) {
+__global__ void __launch_bounds__(kThreads, kSoftplus ? 3 : 2)
+    pairwise_forward(const __grid_constant__ ForwardParams p) {
   using Scalar = typename T::Scalar;
   extern __shared__ __align__(1024) unsigned char shared[];
   if (!has_undecided<T>(p)) return;

@@ -185,10 +185,11 @@ def test_nothing_and_everything_excluded(dtype):
 
 
 def test_two_blocks_fit_on_a_multiprocessor(dtype, walks):
-    """228 KiB of shared memory, 1 of them for the system in each block."""
+    """228 KiB of shared memory, 1 of them for the system in each block. With 256 features, rows and columns take
+    mma.sync, which cuts sums of 8 products off by up to an ε each; half on average."""
     for d in (128, 256):
         p = problem(4, 4, d, "everything", dtype)
         for call in ("statistics with columns", "log-partition"):
-            check(call, p)
+            check(call, p, epsilons=d / 16)
             (bytes_of_a_block,) = {s.shared_bytes for s in walks.launches if "warpgroup" in s.kernel}
             assert 2 * (bytes_of_a_block + 1024) <= 228 * 1024
