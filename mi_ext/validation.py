@@ -105,6 +105,8 @@ def candidate_index(name: str, index: Tensor, n: int, m: int, device: torch.devi
     if index.shape != (n,):
         raise ValueError(f"{name}: expected one index per query, shape ({n},), got {tuple(index.shape)}")
     same_device(name, index, device)
+    if n > 0 and m == 0:
+        raise ValueError(f"{name}: expected candidate indices, but there are no candidates")
     if n > 0 and readable(index):
         low, high = int(index.min()), int(index.max())
         if low < 0 or high >= m:

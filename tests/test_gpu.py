@@ -8,7 +8,7 @@ import math
 import joint_problems
 import pytest
 import torch
-from problems import CALLS, evaluate, on, problem
+from problems import ALL, CALLS, evaluate, on, problem
 
 from mi_ext import _C, DotScores, bounds, critics, losses, ops
 
@@ -227,12 +227,24 @@ def test_a_target_outside_makes_nan(call):
     """Nothing waits to look at it, but no number comes out of it: its positive is NaN, and so is what needs it."""
     p = problem(20, 30, 8, "targets", torch.float32)
     p.exclusions[0][[3, 7]] = torch.tensor([30, -1])
-    wanted = [frozenset(), frozenset({"x"})] if call.startswith("cross-entropy") else [frozenset()]
     with on("cuda"):
-        for results in (evaluate(ops, call, p, asked) for asked in wanted):
+        for results in (evaluate(ops, call, p, asked) for asked in (frozenset(), frozenset({"x"}), ALL)):
             if "positive" in results:
                 assert results["positive"].isnan().nonzero().flatten().tolist() == [3, 7]
             assert all(results[name].isnan() for name in ("loss", "partition") if name in results)
+
+
+def test_the_gpu_outlives_targets_outside():
+    """PyTorch's own indexing would end its use."""
+    x, y = (unit_rows(20, 8, seed).requires_grad_() for seed in (0, 1))
+    target = torch.arange(20, device="cuda")
+    target[[3, 7]] = torch.tensor([20, -1], device="cuda")
+    scores = DotScores(x, y, 0.3, target=target, labels=(target, target))
+    for value in (bounds.ml_cpc(scores, 0.5), scores.log_partition(reduction="lse"), scores.n_negatives.sum()):
+        if value.requires_grad:
+            assert value.isnan()
+            value.backward()
+    assert torch.ones(3, device="cuda").sum() == 3
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf])

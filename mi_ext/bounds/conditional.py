@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..negatives import resample
+from ..ops.indexing import rows_at
 from ..preconditions import mean
 from ..scores import GatheredScores, Scores, SharedColumnScores
 from .contrastive import infonce
@@ -65,8 +66,10 @@ def sir_infonce(
     index = resample(scores2, num_samples, generator)
     if y.shape[:1] != (scores2.exclusions.m,):
         raise ValueError(f"y: expected the bank of scores2, {scores2.exclusions.m} rows, got shape {tuple(y.shape)}")
-    if (positive is None) == (scores2.target is None):
-        expected = "none, since scores2 has targets" if scores2.target is not None else "the positives [n, d]"
+    target = scores2.target
+    if target is not None and positive is None:
+        positive = rows_at(y, target)
+    elif target is not None or positive is None:
+        expected = "the positives [n, d]" if target is None else "none, since scores2 has targets"
         raise ValueError(f"positive: expected {expected}")
-    positive = y[scores2.target] if positive is None else positive
     return conditional_infonce(GatheredScores(x1, y, index, scale, bias, positive=positive))

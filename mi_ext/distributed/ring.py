@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import ops, validation
 from ..log_domain import Weight, log_add_exp, log_sum_exp
 from ..ops.autograd import double, first_derivative_only
+from ..ops.indexing import rows_at
 from ..reference import Exclusion
 from ..scores import SharedColumnScores
 from ..scores.exclusions import Exclusions
@@ -83,7 +84,7 @@ class RingScores(SharedColumnScores):
         return self._keep("positive", self._own_scores)
 
     def _own_scores(self) -> Tensor:
-        positive = self.y[self._ring.target]
+        positive = rows_at(self.y, self._ring.target)
         return self.scale * (self.x.double() * positive.double()).sum(1) + self.bias
 
     def _compute_statistics(self, columns: bool) -> Statistics:

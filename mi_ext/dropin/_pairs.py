@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..ops.indexing import summed_at
+
 _BLOCK_ENTRIES = 1 << 22
 
 
@@ -34,7 +36,7 @@ def grouped_log_sum_exp(scores: Tensor, group: Tensor, n: int) -> Tensor:
     """[n]: log Σ e^score over the scores of each group, −inf over none."""
     none = scores.new_full((n,), -math.inf)
     largest = none.scatter_reduce(0, group, scores.detach(), "amax")
-    total = torch.zeros_like(none).index_add(0, group, torch.exp(scores - largest[group]))
+    total = summed_at(n, group, torch.exp(scores - largest[group]))
     return torch.where(total > 0, largest + torch.where(total > 0, total, 1).log(), none)
 
 
@@ -42,7 +44,7 @@ def row_sums_of_equal(a: Tensor, b: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """([n, d]: Σ of y_j over j with b_j = a_i, [n]: how many), in O((n + m) d)."""
     ordered, _ = b.sort()
     place = torch.searchsorted(ordered, b.contiguous())  # the first place of each value stands for it
-    sums = y.new_zeros(len(y) + 1, y.shape[1]).index_add(0, place, y)  # the last one for what is beyond all values
+    sums = summed_at(len(y) + 1, place, y)  # the last one for what is beyond all values
     start, stop = (torch.searchsorted(ordered, a.contiguous(), right=right) for right in (False, True))
     count = stop - start
     return torch.where(count[:, None] > 0, sums[start], 0.0), count

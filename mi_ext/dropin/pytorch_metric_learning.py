@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..log_domain import row_cross_entropy
+from ..ops.indexing import summed_at
 from ..scores.exclusions import sum_over_equal
 from ._equal_pairs import equal_pair_loss
 from ._pair_loss import PairLoss, Terms, number_of
@@ -111,7 +112,7 @@ class SupConLoss(PairLoss):
             raise AssertionError("indices_tuple: expected each pair as positive or as negative, got one as both")
         denominator = grouped_log_sum_exp(self._pair_scores(x, y, either), either // m, n)
         group, scores = pairs[0] // m, self._pair_scores(x, y, pairs[0])
-        return self._losses(denominator, scores.new_zeros(n).index_add(0, group, scores), group.bincount(minlength=n))
+        return self._losses(denominator, summed_at(n, group, scores), group.bincount(minlength=n))
 
     def _pair_scores(self, x: Tensor, y: Tensor, pair: Tensor) -> Tensor:
         return pair_scores(x, y, pair // len(y), pair % len(y)) / self.temperature

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from .. import validation
 from ..log_domain import log_of
+from ..ops.indexing import summed_at
 from ..scores import DotScores, column_blocks
 from .base import ContrastiveLoss, LossOutput, ranking_stats
 
@@ -57,7 +58,7 @@ class SupCon(ContrastiveLoss):
         x = x.double()
         ordered, _ = labels.sort()
         group, stop = (torch.searchsorted(ordered, labels.contiguous(), right=right) for right in (False, True))
-        sums = torch.zeros_like(x).index_add(0, group, x)  # by the place of the class in the sorted labels
+        sums = summed_at(len(x), group, x)  # by the place of the class in the sorted labels
         n_positives = stop - group - 1
         total = (x * (sums[group] - x)).sum(1)
         return self.scale * total / n_positives.clamp_min(1), n_positives

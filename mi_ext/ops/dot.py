@@ -7,6 +7,7 @@ from ..log_domain import log_sum_exp, row_cross_entropy, row_log_partition
 from ..reference import Exclusion
 from .autograd import Operator, asks_for_gradient, cast, double, first_derivative_only, scaled
 from .cuda import tf32
+from .indexing import rows_at
 from .linear import kept_gradient
 
 _raw = torch.ops.mi_ext
@@ -181,7 +182,7 @@ def _scale_gradient(x, y, target, dscale, upstream, grad_positive):
     if grad_positive is None:
         return dscale * upstream
     wide = torch.promote_types(x.dtype, torch.float32)
-    products = torch.linalg.vecdot(cast(x, wide), cast(y[target], wide))
+    products = torch.linalg.vecdot(cast(x, wide), cast(rows_at(y, target), wide))
     return dscale * upstream + (grad_positive * products).sum()
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .autograd import Operator, cast
+from .indexing import rows_at, summed_at, within
 
 _raw = torch.ops.mi_ext
 _SHORTEST = 1e-12  # ε: a length is at least this
@@ -59,21 +60,21 @@ def _unit_rows_gradient(unit, length, upstream, shortest: float, grad_length=Non
     return torch.addcmul(upstream, unit, projection, value=-1) / length
 
 
-@torch.library.impl("mi_ext::unit_rows", "cuda")
-def _(z, shortest):
+def _unit_rows(z, shortest: float):
     length = torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(shortest)
     return z / length, length
 
 
-torch.library.impl("mi_ext::unit_rows_gradient", "cuda", _unit_rows_gradient)
-
-
-@torch.library.impl("mi_ext::kept_gradient", "cuda")
-def _(x, y, scale, target, dx, dy, grad_loss, grad_positive):
+def _kept_gradient(x, y, scale, target, dx, dy, grad_loss, grad_positive):
     weight = (grad_positive * scale).to(x.dtype)[:, None]
     dx_total, dy_total = dx * grad_loss, dy * grad_loss
     if dx.shape == x.shape:
-        dx_total.addcmul_(weight, y[target])
+        dx_total.addcmul_(weight, rows_at(y, target))
     if dy.shape == y.shape:
-        dy_total.index_add_(0, target, weight * x)
+        dy_total += summed_at(y.shape[0], within(target, y.shape[0]), weight * x)
     return dx_total, dy_total
+
+
+torch.library.impl("mi_ext::unit_rows", "cuda", _unit_rows)
+torch.library.impl("mi_ext::unit_rows_gradient", "cuda", _unit_rows_gradient)
+torch.library.impl("mi_ext::kept_gradient", "cuda", _kept_gradient)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import reference, validation
 from ..log_domain import log_of, log_sum_exp
+from ..ops.indexing import summed_at, within
 
 
 def sum_over_equal(values: Tensor, keys: Tensor, weight: Tensor) -> Tensor:
@@ -53,7 +54,8 @@ class Exclusions:
         if self.x_label is not None and self.y_label is not None:
             count = count - sum_over_equal(self.x_label, self.y_label, kept)
         if self.target is not None:
-            count = count - kept[self.target] * self._has_other_label(self.target)
+            target = within(self.target, self.m)
+            count = count - kept[target] * self._has_other_label(target)
         if validation.readable(count) and bool((count == count[0]).all()):
             return int(count[0])
         return count
@@ -64,7 +66,8 @@ class Exclusions:
         if self.x_label is not None and self.y_label is not None:
             count = count - sum_over_equal(self.y_label, self.x_label, torch.ones_like(self.x_label))
         if self.target is not None:
-            count = count - torch.zeros_like(count).index_add(0, self.target, self._has_other_label(self.target))
+            target = within(self.target, self.m)
+            count = count - summed_at(self.m, target, self._has_other_label(target))
         return (count * self._kept_columns()).double()
 
     def log_column_mass(self) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from .. import ops, validation
 from ..log_domain import Weight
+from ..ops.indexing import rows_at
 from ..reference import Exclusion
 from .exclusions import Exclusions
 from .shared_columns import SharedColumnScores
@@ -37,7 +38,7 @@ class JointScores(SharedColumnScores):
     b: Tensor
     network: tuple
     bias: Tensor
-    _positive_b: Tensor | None
+    _positive_b: Any  # Tensor or None
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class JointScores(SharedColumnScores):
         return self._keep("positive", self._positive_scores)
 
     def _positive_scores(self) -> Tensor:
-        return self._row_scores(self.b[self.target] if self._positive_b is None else self._positive_b)
+        return self._row_scores(self._positive_b if self.target is None else rows_at(self.b, self.target))
 
     def _compute_statistics(self, columns: bool) -> Statistics:
         tensors = self.exclusions.tensors
