@@ -1,6 +1,9 @@
 """The command line: mutual information of the columns of a file, or of two files."""
 
+import csv
 import sys
+import zipfile
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -29,37 +32,71 @@ def read(path: Path, columns: str | None, default: str) -> np.ndarray:
     or without a line of names: all columns, or those given by name or by number from 0, separated by commas.
     ValueError for what is not there.
     """
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            name = default if columns is None else columns
-            if name not in arrays:
-                raise ValueError(f"{path}: no array {name!r}; it has {', '.join(arrays)}")
-            return arrays[name]
-    if path.suffix == ".npy":
-        names, table = list[str](), np.load(path, allow_pickle=False)
-    elif path.suffix == ".csv":
-        names, table = _read_csv(path)
-    else:
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        return _read_csv(path, columns)
+    if kind == ".npz":
+        return _load(path, default if columns is None else columns)
+    if kind != ".npy":
         raise ValueError(f"{path}: expected a .npy, .npz or .csv file")
-    return table if columns is None else table[:, _column_numbers(path, columns, names, table)]
+    table = _load(path)
+    if columns is None:
+        return table
+    table = table[:, None] if table.ndim == 1 else table
+    return table[:, _column_numbers(path, columns, [], table.shape[1])]
 
 
-def _read_csv(path: Path) -> tuple[list[str], np.ndarray]:
-    """(names of the columns, if the first line is not all numbers; [n, d])."""
-    with open(path, encoding="utf-8") as file:
-        first = [field.strip() for field in file.readline().split(",")]
+def _load(path: Path, name: str = "") -> np.ndarray:
+    """The array of a .npy file, or the one called `name` of an .npz."""
     try:
-        [float(field) for field in first]
-        names = []
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        with content as arrays:
+            if name in arrays:
+                return arrays[name]
+            names = ", ".join(arrays)
+    except (EOFError, ValueError, zipfile.BadZipFile):
+        raise ValueError(f"{path}: expected arrays of numbers as numpy.save or numpy.savez write them") from None
+    raise ValueError(f"{path}: no array {name!r}; it has {names}")
+
+
+def _read_csv(path: Path, columns: str | None) -> np.ndarray:
+    """[n, d]; the first line names the columns if it is not all numbers."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, skipinitialspace=True)
+        rows = [(lines.line_num, [field.strip() for field in row]) for row in lines if row]
+    if not rows:
+        raise ValueError(f"{path}: expected lines of numbers, got an empty file")
+    names = [] if all(map(_is_number, rows[0][1])) else rows[0][1]
+    width = len(rows[0][1])
+    chosen = range(width) if columns is None else _column_numbers(path, columns, names, width)
+    return np.array([_numbers(path, line, row, width, chosen) for line, row in rows[bool(names) :]])
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
     except ValueError:
-        names = [field.strip('"') for field in first]
-    return names, np.loadtxt(path, delimiter=",", ndmin=2, skiprows=1 if names else 0, encoding="utf-8")
+        return False
+    return True
 
 
-def _column_numbers(path: Path, columns: str, names: list[str], table: np.ndarray) -> list[int]:
-    width = table.shape[1] if table.ndim == 2 else 0
+def _numbers(path: Path, line: int, row: list[str], width: int, chosen: Sequence[int]) -> list[float]:
+    if len(row) != width:
+        raise ValueError(f"{path}, line {line}: expected {width} fields, as in the first line, got {len(row)}")
+    for k in chosen:
+        if not _is_number(row[k]):
+            raise ValueError(f"{path}, line {line}: expected a number in column {k}, got {row[k]!r}")
+    return [float(row[k]) for k in chosen]
+
+
+def _column_numbers(path: Path, columns: str, names: list[str], width: int) -> list[int]:
+    """`columns` as a line of the file may write them: names with a comma in quotes."""
     numbers = []
-    for column in map(str.strip, columns.split(",")):
+    for column in map(str.strip, next(csv.reader([columns], skipinitialspace=True))):
+        if names.count(column) > 1:
+            raise ValueError(f"{path}: {names.count(column)} columns are called {column!r}; say which by its number")
         number = names.index(column) if column in names else int(column) if column.isdecimal() else width
         if number >= width:
             known = f"{', '.join(names)} or " if names else ""

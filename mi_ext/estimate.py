@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import critics, validation
 from .objective import Objective
+from .scores import Scores
 
 HIDDEN, EMBEDDING = 128, 32
 STEPS_PER_CHECK, CHECKS_WITHOUT_GAIN = 25, 20
@@ -80,8 +82,10 @@ class MutualInformationEstimator:
             raise ValueError(
                 "bound: jensen_shannon does not estimate mutual information; smile:5 trains by it and does"
             )
-        if not isinstance(critic, nn.Module):
-            validation.one_of("critic", critic, ("separable", "joint"))
+        if not isinstance(critic, nn.Module) and critic not in ("separable", "joint"):
+            expected = "'separable', 'joint' or a module critic(x, y) that returns scores"
+            raise ValueError(f"critic: expected {expected}, got {validation.describe(critic)}")
+        validation.positive_int("steps", steps)
         least = {"batch": (batch, 2), "candidates": (2 * GROUPS if candidates is None else candidates, 2 * GROUPS)}
         for name, (value, smallest) in least.items():
             if value < smallest:
@@ -150,7 +154,7 @@ class MutualInformationEstimator:
             for step in range(1, self.steps + 1):
                 index = next(batches)
                 critic.train()
-                value = self.objective.train()(critic(train[0][index], train[1][index]))
+                value = self.objective.train()(_scores(critic, train[0][index], train[1][index]))
                 optimiser.zero_grad()
                 (-value).backward()
                 optimiser.step()
@@ -173,7 +177,7 @@ class MutualInformationEstimator:
         critic.eval()
         size = min(self.candidates, CANDIDATES_WHILE_TRAINING) if self.critic == "joint" else self.candidates
         parts = list(zip(*(t.tensor_split(-(-len(t) // size)) for t in (x, y)), strict=True))
-        return math.fsum(self.objective(critic(*part)).item() for part in parts) / len(parts)
+        return math.fsum(self.objective(_scores(critic, *part)).item() for part in parts) / len(parts)
 
     def _jackknife(self, critic: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
         """(bound, its standard error): (G − 1)/G Σ_g (value without group g − their mean)² is the variance."""
@@ -196,6 +200,14 @@ class MutualInformationEstimator:
         if self._fitted is None:
             raise RuntimeError("MutualInformationEstimator: call fit(x, y) before estimate()")
         return self._fitted
+
+
+def _scores(critic: nn.Module, x: Tensor, y: Tensor) -> Scores:
+    scores = critic(x, y)
+    if not isinstance(scores, Scores):
+        expected = "a module that returns scores, such as mi_ext.DenseScores(matrix)"
+        raise TypeError(f"critic: expected {expected}, got one that returns {type(scores).__name__}")
+    return scores
 
 
 class _Scaler:
@@ -259,11 +271,19 @@ def _pairs(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _matrix(name: str, values: Any) -> Tensor:
+def _from_numpy(name: str, values: Any) -> Tensor:
+    """Whatever NumPy makes an array of numbers of: lists, data frames, reversed views, other byte orders."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without a mask; drop or fill what is masked")
     try:
-        t = torch.as_tensor(values).detach()
+        array = np.asarray(values)
+        return torch.from_numpy(np.array(array, dtype=complex if array.dtype.kind == "c" else float))
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name}: expected a numeric array or tensor, got {type(values).__name__}") from None
+
+
+def _matrix(name: str, values: Any) -> Tensor:
+    t = values.detach() if isinstance(values, Tensor) else _from_numpy(name, values)
     if t.dim() not in (1, 2) or t.is_complex():
         raise ValueError(f"{name}: expected real numbers [n] or [n, d], got {validation.describe(t)}")
     t = t.double() if t.dim() == 2 else t.double()[:, None]
