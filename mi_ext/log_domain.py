@@ -63,5 +63,12 @@ def log_weighted_mean(joint_lse: Tensor, weight_lse: Tensor) -> Tensor:
     return torch.where(weight_lse == -math.inf, -math.inf, joint_lse - constant_at_minus_infinity(weight_lse))
 
 
+def free_of(value: Tensor, *cancelled: Weight) -> Tensor:
+    """`value`, in which these cancel: a tensor among them gets the gradient 0, which DDP waits for, and not none."""
+    for weight in cancelled:
+        value = value + 0 * weight if isinstance(weight, Tensor) else value
+    return value
+
+
 def _is_minus_infinity(a: Weight) -> bool:
     return isinstance(a, float) and a == -math.inf

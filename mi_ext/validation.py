@@ -1,6 +1,7 @@
 """Checks of what a user passes: each error names the argument, what was expected, what came and what to do."""
 
 import math
+import reprlib
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ def vectors(name: str, t: Tensor, dim: int) -> None:
 def describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of dtype {value.dtype} and shape {tuple(value.shape)}"
-    return f"{type(value).__name__} {value!r}"
+    return f"{type(value).__name__} {reprlib.repr(value)}"
 
 
 def distinct(t: Tensor, other: Tensor | None) -> Tensor:
@@ -196,7 +197,7 @@ def log_weight_per_candidate(log_weight: Tensor | None, m: int, x: Tensor) -> No
     same_device("candidate_log_weight", log_weight, x.device)
 
 
-def scalar(name: str, value: object, *, non_zero: bool = False) -> None:
+def scalar(name: str, value: object, *, non_zero: bool = False, positive: bool = False) -> None:
     """A finite float or 0-dim tensor; one on a GPU is taken as it is, and NaN makes NaN."""
     if isinstance(value, Tensor):
         if value.dim() != 0:
@@ -208,8 +209,9 @@ def scalar(name: str, value: object, *, non_zero: bool = False) -> None:
         raise TypeError(f"{name}: expected a float or a 0-dim tensor, got {describe(value)}")
     if torch.compiler.is_compiling():
         return
-    if not math.isfinite(value) or (non_zero and value == 0):
-        expected = "a finite number other than 0" if non_zero else "a finite number"
+    if not math.isfinite(value) or (non_zero and value == 0) or (positive and value <= 0):
+        kind = "positive" if positive else "finite"
+        expected = f"a {kind} number other than 0" if non_zero else f"a {kind} number"
         raise ValueError(f"{name}: expected {expected}, got {value}")
 
 

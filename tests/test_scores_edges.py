@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from mi_ext import DenseScores, DotScores, GatheredScores, critics, reference
+from mi_ext import DenseScores, DotScores, GatheredScores, bounds, critics, reference
 from mi_ext.scores import LocalGlobalScores
 
 INF = math.inf
@@ -174,3 +174,21 @@ def test_annotations_name_what_an_object_holds(source):
     """Under torch.compile `double` copies what they name."""
     scores = SOURCES[source](torch.randn(5, 4), torch.randn(5, 4))
     assert sorted(vars(scores)) == sorted(scores._attributes)
+
+
+CANCELLING = {
+    "dot": lambda bias: DotScores(X, Y, 2.0, bias).cross_entropy(),
+    "gathered": lambda bias: GatheredScores(
+        X, negatives=Y[None].repeat(len(X), 1, 1), bias=bias, positive=X
+    ).cross_entropy(),
+    "symmetric": lambda bias: DotScores(X, Y[:3], 2.0, bias).symmetric_cross_entropy(),
+    "importance": lambda bias: bounds.importance_infonce(DotScores(X, Y, 2.0, bias), DotScores(X, Y, 1.0, bias)),
+}
+
+
+@pytest.mark.parametrize("name", CANCELLING)
+def test_a_bias_that_cancels_has_gradient_0_and_not_none(name):
+    """DistributedDataParallel waits for a gradient of every parameter."""
+    bias = torch.tensor(0.3, requires_grad=True)
+    CANCELLING[name](bias).backward()
+    torch.testing.assert_close(bias.grad, torch.zeros(()), rtol=0, atol=1e-12)

@@ -1,6 +1,6 @@
 """Contrastive losses as modules: each takes embeddings and returns a loss, 0-dim, in nats, to **minimise**.
 
-Common to all. `temperature` T: a float, or an nn.Parameter to learn it; scores are <x_i, y_j>/T. `normalize=True`
+Common to all. `temperature` T > 0: a float, or an nn.Parameter to learn it; scores are <x_i, y_j>/T. `normalize=True`
 divides embeddings by their length first: scores are cosines over T. Results are float32, or float64 for such inputs.
 `forward(..., return_stats=True)` returns (loss, stats) with, detached:
     mi             the estimate of mutual information that belongs to the loss, in nats

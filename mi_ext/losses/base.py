@@ -22,13 +22,19 @@ class ContrastiveLoss(nn.Module):
 
     def __init__(self, temperature: float | Tensor, normalize: bool):
         super().__init__()
-        validation.scalar("temperature", temperature, non_zero=True)
+        validation.scalar("temperature", temperature, positive=True)
         self.temperature = temperature
         self.normalize = normalize
 
     @property
     def scale(self) -> float | Tensor:
+        """1/T; a T that learns may have come to a number that is none."""
+        validation.scalar("temperature", self.temperature, positive=True)
         return 1.0 / self.temperature
+
+    def extra_repr(self) -> str:
+        temperature = "learned" if isinstance(self.temperature, Tensor) else self.temperature
+        return f"temperature={temperature}, normalize={self.normalize}"
 
     def embed(self, name: str, z: Tensor) -> Tensor:
         """Rows of unit length if `normalize`."""
@@ -70,6 +76,8 @@ def ranking_stats(rank: Tensor, entropy: Tensor, counts: Tensor | None = None) -
 
 
 def same_shape(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
+    validation.floating_matrix(other_name, other)
+    validation.floating_matrix(name, t)
     if t.shape != other.shape:
         raise ValueError(f"{name}: expected the shape of {other_name}, {tuple(other.shape)}, got {tuple(t.shape)}")
 

@@ -25,6 +25,8 @@ class MoCo(ContrastiveLoss):
         return (loss, stats_of(scores, bounds.infonce)) if return_stats else loss
 
     def _beside_queue(self, query: Tensor, key: Tensor, queue: Tensor) -> DotScores:
+        same_shape("key", key, "query", query)
+        validation.floating_matrix("queue", queue, "[m, d]")
         x = self.embed("query", query)
         key = self.embed("key", key).detach()
         return DotScores(x, queue.detach(), self.scale, positive=key)

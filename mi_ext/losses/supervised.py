@@ -16,9 +16,10 @@ class SupCon(ContrastiveLoss):
     The positives of an anchor are the other rows with its label; anchors without one do not count, and if none has one
     the loss is 0 with gradient 0. Minimise. Normalises by default. All positives are in the denominator, the anchor is
     not. Nats; mi is log K − loss with K = n − 1 candidates, InfoNCE averaged over the choice of positive; log_partition
-    [n] is the log of the denominator. The linear term is computed by sums over classes, in O(n d). rank is that of the
-    best positive among the rows of other labels, which effective_negatives are of: top1 is the accuracy of the nearest
-    neighbour, top5 recall at 5. An anchor without a positive ranks last and is left out of both, NaN without any.
+    [n] is the log of the denominator. The linear term is computed by sums over classes, in O(n d) and float64, so that
+    a loss below the rounding of the scores, ε/T, is noise around 0. rank is that of the best positive among the rows of
+    other labels, which effective_negatives are of: top1 is the accuracy of the nearest neighbour, top5 recall at 5. An
+    anchor without a positive ranks last and is left out of both, NaN without any.
     forward(embeddings [n, d], labels [n] integers).
     """
 
@@ -58,7 +59,7 @@ class SupCon(ContrastiveLoss):
         x = x.double()
         ordered, _ = labels.sort()
         group, stop = (torch.searchsorted(ordered, labels.contiguous(), right=right) for right in (False, True))
-        sums = summed_at(len(x), group, x)  # by the place of the class in the sorted labels
+        sums = summed_at(x.shape[0], group, x)  # by the place of the class in the sorted labels
         n_positives = stop - group - 1
         total = (x * (sums[group] - x)).sum(1)
         return self.scale * total / n_positives.clamp_min(1), n_positives

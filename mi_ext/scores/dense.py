@@ -13,7 +13,9 @@ class DenseScores(SharedColumnScores):
     """A given score matrix: the fallback for any critic, and the version to read.
 
     matrix [n, m], rows = queries; target int64 [n], the column of each query's positive, default arange(n), which needs
-    m ≥ n. All other columns are negatives; −inf entries take no part. Raises TypeError or ValueError by argument.
+    m ≥ n. All other columns are negatives, and counted: a score of −inf adds nothing to a sum of exponentials, but its
+    pair is one of the K and N⁻, as in the closed forms of [MLC]. To leave candidates out of both, take a source with
+    labels and log-weights. Raises TypeError or ValueError by argument.
     """
 
     matrix: Tensor

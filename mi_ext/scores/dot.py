@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import ops, reference, validation
-from ..log_domain import Weight
+from ..log_domain import Weight, free_of
 from ..ops.autograd import asks_for_gradient, cast
 from .blocks import column_blocks, recomputed
 from .exclusions import Exclusions
@@ -125,7 +125,8 @@ class DotScores(SharedColumnScores):
         x1, x2 = self.x.to(dtype), other.x.to(dtype)
         y = validation.distinct(validation.distinct(self._given_candidates.to(dtype), x1), x2)
         sides = x1, validation.distinct(x2, x1), y, self.scale, other.scale, self.exclusions.tensors
-        return ops.importance_cross_entropy_sum(*sides, external, log_mass, weights, detach_weights)
+        total, terms = ops.importance_cross_entropy_sum(*sides, external, log_mass, weights, detach_weights)
+        return free_of(total, self.bias, other.bias), terms
 
     def _log_row_mass(self) -> Tensor:
         """With log-weights: the log-partition of scores that are all 0."""
@@ -168,7 +169,8 @@ class DotScores(SharedColumnScores):
         if not self._fuses(a, b):
             return super()._cross_entropy_sum(a, b)
         tensors, b = self._as_log_weight(b)
-        return ops.dot_cross_entropy_sum(self.x, self.y, self.scale, tensors, self._external_positive(), a, b)
+        total = ops.dot_cross_entropy_sum(self.x, self.y, self.scale, tensors, self._external_positive(), a, b)
+        return free_of(total, self.bias)
 
     def _global_log_partition(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import ops, validation
-from ..log_domain import Weight, log_of
+from ..log_domain import Weight, free_of, log_of
 from .source import Ranking, Scores, Statistics
 
 
@@ -16,7 +16,8 @@ class GatheredScores(Scores):
     x [n, d]. The negatives are rows of a bank: bank [V, d] and index int64 [n, K−1], y_ik = bank[index_ik], where a row
     that comes twice counts twice; or they are given: negatives [n, K−1, d]. positive [n, d]: the vector of each query's
     positive, beside the negatives. Mixed floating dtypes are promoted. All get gradients if they ask for them, a bank a
-    dense one; no array of n·(K−1)·d elements is made.
+    dense one; no array of n·(K−1)·d elements is made. All queries have as many negatives: where there are fewer, draw
+    with replacement; rows that only fill up would count as negatives.
 
     scale: finite and not 0 (it may be negative), 1/temperature; bias: finite; each a float or a 0-dim tensor, which
     gets a gradient. There are no columns shared by queries: `bounds.tuba`, `bounds.interpolated` and shuffled pairs are
@@ -97,7 +98,8 @@ class GatheredScores(Scores):
     def _cross_entropy_sum(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
             return super()._cross_entropy_sum(a, b)
-        return ops.gathered_cross_entropy_sum(self.x, self.y, self.index, self.scale, self._unbiased_positive(), a, b)
+        arguments = self.x, self.y, self.index, self.scale, self._unbiased_positive(), a, b
+        return free_of(ops.gathered_cross_entropy_sum(*arguments), self.bias)
 
     def _global_log_partition(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):

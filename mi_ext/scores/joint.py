@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops, validation
-from ..log_domain import Weight
+from ..log_domain import Weight, free_of
 from ..ops.indexing import rows_at
 from ..reference import Exclusion
 from .exclusions import Exclusions
@@ -133,7 +133,7 @@ class JointScores(SharedColumnScores):
         if not self._fuses(a, b):
             return super()._cross_entropy_sum(a, b)
         total = ops.joint_cross_entropy_sum(self.a, self.b, self.network, self.exclusions.tensors, a, b)
-        return total + 0 * self.bias  # which cancels: its gradient is 0, and not missing
+        return free_of(total, self.bias)
 
     def _global_log_partition(self, a: Any, b: Any) -> Tensor:
         if not self._fuses(a, b):
