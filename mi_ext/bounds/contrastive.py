@@ -44,7 +44,7 @@ def ml_cpc(scores: Scores, alpha: float) -> Tensor:
     n, n_candidates = s.n_queries, candidates(s, "ml_cpc")
     a, b = _alpha_weights(alpha, n_candidates)
     low = ml_cpc_min_alpha(n, n_candidates)
-    if _is_known(low) and not low * (1 - 1e-9) <= alpha <= 1:
+    if _is_known(low) and not low * (1 - 1e-9) <= alpha <= 1 + 1e-9:
         warnings.warn(f"ml_cpc is a lower bound on MI only for alpha in [{low:.7g}, 1], got {alpha:.7g}", stacklevel=2)
     partition = s.log_partition(a, b, reduction="lse")
     return (log_of(n * n_candidates) + mean(s.positive) - partition).to(scores.dtype)
@@ -59,7 +59,7 @@ def alpha_schedule(epoch: float, epochs: float, start: float = 10.0, end: float 
     """α_e = exp((ln start − ln end)(1 − e/E) + ln end): geometric, from `start` at e = 0 to `end` at e = E; [MLC]."""
     if start <= 0 or end <= 0 or epochs <= 0:
         raise ValueError(f"start, end, epochs: expected positive numbers, got {start}, {end}, {epochs}")
-    return math.exp((math.log(start) - math.log(end)) * (1 - epoch / epochs) + math.log(end))
+    return end * (start / end) ** (1 - epoch / epochs)
 
 
 def _alpha_weights(alpha: float, n_candidates: int) -> tuple[float, float | Tensor]:
