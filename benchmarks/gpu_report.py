@@ -11,7 +11,9 @@ is over is stopped. Both files are written anew after every measurement: whateve
 import argparse
 import datetime
 import json
+import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -96,12 +98,13 @@ def run_tests(device: str, seconds: float) -> dict:
     chosen = "cuda or gpu" if device == "cuda" else "side_inputs"
     command = [sys.executable, "-m", "pytest", "-q", "--maxfail=50", "-k", chosen, *TESTS]
     print(" ".join(command), flush=True)
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams)
     try:
         output, _ = process.communicate(timeout=seconds)
         code, ending = process.returncode, []
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with its children, or they would keep the pipe open
         output, _ = process.communicate()
         code, ending = 1, [f"stopped after {seconds:.0f} s; failures are counted and named at the end only"]
     lines = [*output.strip().splitlines(), *ending] or [f"no output, code {code}"]

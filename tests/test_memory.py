@@ -109,3 +109,22 @@ def test_peak_of_65536_pairs():
     result = measured("lambda x, y: DotScores(x, y, 10.0).cross_entropy()", 65536, 16, 10.0)
     assert result["finite"] and result["error"] < 1e-5
     assert result["rise"] <= 600e6, f"{result['rise'] / 1e6:.1f} MB"
+
+
+WITHOUT_ROOM = """
+import resource, torch
+from mi_ext import DotScores
+
+x, y, target = torch.ones(10_000_000, 1), torch.ones(1, 1), torch.zeros(10_000_000, dtype=torch.int64)
+with open("/proc/self/statm") as pages:
+    used = int(pages.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (20 << 20),) * 2)
+DotScores(x, y, target=target).cross_entropy()
+"""
+
+
+def test_no_room_is_said_in_the_words_that_training_loops_look_for():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_ROOM], capture_output=True, text=True, timeout=300)
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("RuntimeError: mi_ext: no room on cpu for a tensor of shape [10000000")
+    assert "CPU out of memory. Pass fewer" in message

@@ -109,6 +109,15 @@ inline double scalar_value(const char* op, const char* name, const Tensor& t) {
   return *static_cast<const double*>(t.const_data_ptr());
 }
 
+// In the words by which training loops know that a smaller batch may do.
+[[noreturn]] inline void throw_out_of_memory(const Tensor& on, torch::headeronly::IntHeaderOnlyArrayRef shape) {
+  std::ostringstream message;
+  message << "mi_ext: no room on " << device_of(on) << " for a tensor of shape [";
+  for (size_t k = 0; k < shape.size(); k++) message << (k ? ", " : "") << shape[k];
+  message << "]: " << (on.is_cuda() ? "CUDA" : "CPU") << " out of memory. Pass fewer queries or candidates at a time.";
+  throw std::runtime_error(message.str());
+}
+
 // Uninitialised. torch::stable::new_empty would look the operator up by its name at every call and box its arguments:
 // seven results of a small problem took as long as all the arithmetic on it.
 inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef shape, ScalarType type) {
@@ -118,8 +127,9 @@ inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArr
   int32_t device_type;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(shape.size(), shape.data(), strides.data(), dtype, device_type,
-                                                  like.get_device_index(), &handle));
+  if (aoti_torch_empty_strided(shape.size(), shape.data(), strides.data(), dtype, device_type, like.get_device_index(),
+                               &handle) != AOTI_TORCH_SUCCESS)
+    throw_out_of_memory(like, shape);
   return Tensor(handle);
 }
 
