@@ -105,15 +105,14 @@ MI_NOINLINE void importance_weight_tile(const ScorePairs<T>& scores, const Impor
 template <class T>
 MI_NOINLINE void weigh_exponentials(const ImportanceFactors<T>& f, int64_t vectors, int64_t candidates, T* first,
                                     T* second, const T* joint) {
-  for (int64_t lane = 0; lane < vectors * kLanes<T>; lane += kLanes<T>) {
-    const Vec<T> g1 = load(f.own[0] + lane), g2 = load(f.own[1] + lane);
-    const Vec<T> joint1 = load(f.joint[0] + lane), joint2 = load(f.joint[1] + lane);
-    for (int64_t at = lane; at < candidates * kQueryBlock; at += kQueryBlock) {
+  const int64_t lanes = vectors * kLanes<T>;
+  for (int64_t row = 0; row < candidates * kQueryBlock; row += kQueryBlock)
+    for (int64_t lane = 0; lane < lanes; lane += kLanes<T>) {
+      const int64_t at = row + lane;
       const Vec<T> e = load(joint + at);
-      store(first + at, g1 * load(first + at) + joint1 * e);
-      store(second + at, g2 * load(second + at) + joint2 * e);
+      store(first + at, load(f.own[0] + lane) * load(first + at) + load(f.joint[0] + lane) * e);
+      store(second + at, load(f.own[1] + lane) * load(second + at) + load(f.joint[1] + lane) * e);
     }
-  }
 }
 
 }  // namespace MI_ISA
