@@ -210,8 +210,9 @@ def scalar(name: str, value: object, *, non_zero: bool = False, positive: bool =
     if torch.compiler.is_compiling():
         return
     if not math.isfinite(value) or (non_zero and value == 0) or (positive and value <= 0):
-        kind = "positive" if positive else "finite"
-        expected = f"a {kind} number other than 0" if non_zero else f"a {kind} number"
+        expected = (
+            "a positive number" if positive else "a finite number other than 0" if non_zero else "a finite number"
+        )
         raise ValueError(f"{name}: expected {expected}, got {value}")
 
 

@@ -27,17 +27,21 @@ void check(bool condition, const char* op, const Parts&... parts) {
   throw std::runtime_error(message.str());
 }
 
+using Shape = torch::headeronly::IntHeaderOnlyArrayRef;
+
+inline std::ostream& write(std::ostream& out, Shape shape) {
+  out << "[";
+  for (size_t k = 0; k < shape.size(); k++) out << (k ? ", " : "") << shape[k];
+  return out << "]";
+}
+
 // What a message says of a tensor; put into words only where a check fails.
 struct ShapeOf {
   const Tensor& t;
 };
 inline ShapeOf shape_of(const Tensor& t) { return {t}; }
 
-inline std::ostream& operator<<(std::ostream& out, ShapeOf shape) {
-  out << "[";
-  for (int64_t k = 0; k < shape.t.dim(); k++) out << (k ? ", " : "") << shape.t.size(k);
-  return out << "]";
-}
+inline std::ostream& operator<<(std::ostream& out, ShapeOf shape) { return write(out, shape.t.sizes()); }
 
 struct DeviceOf {
   const Tensor& t;
@@ -109,18 +113,19 @@ inline double scalar_value(const char* op, const char* name, const Tensor& t) {
   return *static_cast<const double*>(t.const_data_ptr());
 }
 
-// In the words by which training loops know that a smaller batch may do.
-[[noreturn]] inline void throw_out_of_memory(const Tensor& on, torch::headeronly::IntHeaderOnlyArrayRef shape) {
+// In the words by which training loops know that a smaller batch may do. What went wrong torch tells from 2.13 on.
+[[noreturn]] inline void throw_out_of_memory(const Tensor& on, Shape shape) {
   std::ostringstream message;
-  message << "mi_ext: no room on " << device_of(on) << " for a tensor of shape [";
-  for (size_t k = 0; k < shape.size(); k++) message << (k ? ", " : "") << shape[k];
-  message << "]: " << (on.is_cuda() ? "CUDA" : "CPU") << " out of memory. Pass fewer queries or candidates at a time.";
+  message << "mi_ext: no room on " << device_of(on) << " for a tensor of shape ";
+  write(message, shape) << ": " << (on.is_cuda() ? "CUDA" : "CPU")
+                        << " out of memory. Pass fewer queries or candidates at a time"
+                        << (on.is_cuda() ? ", unless an earlier call on the device has failed." : ".");
   throw std::runtime_error(message.str());
 }
 
 // Uninitialised. torch::stable::new_empty would look the operator up by its name at every call and box its arguments:
 // seven results of a small problem took as long as all the arithmetic on it.
-inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef shape, ScalarType type) {
+inline Tensor new_tensor(const Tensor& like, Shape shape, ScalarType type) {
   std::vector<int64_t> strides(shape.size(), 1);
   for (size_t k = shape.size(); k-- > 1;) strides[k - 1] = strides[k] * std::max<int64_t>(shape[k], 1);
   const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));

@@ -28,7 +28,7 @@ class ContrastiveLoss(nn.Module):
 
     @property
     def scale(self) -> float | Tensor:
-        """1/T; a T that learns may have come to a number that is none."""
+        """1/T; ValueError where a T that learns is no longer positive."""
         validation.scalar("temperature", self.temperature, positive=True)
         return 1.0 / self.temperature
 
